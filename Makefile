@@ -1,0 +1,48 @@
+# `make study` and `make test` need Python 3.11 or 3.12 and a package index, nothing else.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+BIN := .venv/bin
+STAMP := .venv/installed
+PROFILE ?= sandbox
+
+.PHONY: study test lint lock sandbox-base calibration figures clean
+
+study: $(STAMP)
+	$(BIN)/python -m hicra study --profile $(PROFILE)
+
+test: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# torch first, with its dependencies: on a machine with a GPU it needs the CUDA packages. The rest of
+# the lock is complete and needs no resolver.
+$(STAMP): requirements/lock.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v not in ((3, 11), (3, 12)) and f"Python {v[0]}.{v[1]} found; the locked packages need 3.11 or 3.12: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet $(shell grep '^torch==' requirements/pins.in) -c requirements/lock.txt
+	$(BIN)/python -m pip install --quiet --no-deps -r requirements/lock.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+# Needs uv; writes the lock and environment.yml from requirements/pins.in.
+lock:
+	uv pip compile requirements/pins.in --override requirements/overrides.in --python-version 3.11 \
+	  --universal --no-annotate --no-header --quiet \
+	  | grep -vE '^(torch|torchao|triton|cuda-[a-z]+|nvidia-[a-z0-9-]+)==' > requirements/lock.txt
+	$(BIN)/python requirements/derive.py
+
+sandbox-base: $(STAMP)
+	$(BIN)/python -m hicra sandbox-base --out data/sandbox
+
+calibration: $(STAMP)
+	$(BIN)/python -m hicra calibrate
+
+figures: $(STAMP)
+	$(BIN)/python -m hicra study --profile $(PROFILE) --only 04_figures
+
+clean:
+	rm -rf runs build .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,10 @@
+"""The open reproduction of HICRA (Wang et al., arXiv 2509.03646).
+
+What other people's trainers import: the lexicon, the planning mask and the credit.
+"""
+
+from hicra.credit import hicra_advantages
+from hicra.lexicon import Lexicon
+from hicra.planning import PlanningTagger
+
+__all__ = ["Lexicon", "PlanningTagger", "hicra_advantages"]

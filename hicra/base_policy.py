@@ -1,0 +1,153 @@
+"""The sandbox's base policies: a small Llama trained from scratch on worked solutions.
+
+`make sandbox-base` runs `train_base`. The stronger policy is the last state of the run, the weaker one
+(for the boundary study) an earlier state of the same run: it has seen less of the same data.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
+
+from hicra.sandbox import problems, worked_solution
+
+PAD, EOS = "<pad>", "<eos>"
+WIDTH = 192  # tokens of a packed training row, about three worked solutions
+PAIRS_PER_ROW = 3
+SHAPE = dict(
+    hidden_size=160,
+    intermediate_size=448,
+    num_hidden_layers=4,
+    num_attention_heads=5,
+    num_key_value_heads=5,
+    max_position_embeddings=256,
+    tie_word_embeddings=True,
+)
+
+
+def make_tokenizer(texts: list[str], vocab_size: int = 640) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer trained on `texts`, every digit a token of its own."""
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(" ?[0-9]"), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    core.decoder = decoders.ByteLevel()
+    core.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=[PAD, EOS],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token=PAD, eos_token=EOS, padding_side="left"
+    )
+
+
+def worked_examples(n: int, seed: int) -> list[tuple[str, str]]:
+    """`n` (prompt, worked solution) pairs on training problems."""
+    rng = random.Random(f"worked-{seed}")
+    return [(p.prompt, worked_solution(p, rng).text) for p in problems(n, seed)]
+
+
+def packed_rows(pairs: list[tuple[str, str]], tokenizer, width: int) -> list[dict]:
+    """Whole (prompt, solution) pairs packed one after another into rows of `width` tokens.
+
+    Positions restart with each pair, by which transformers keeps attention inside it. The loss falls
+    on the solution alone: a problem's numbers are not predictable.
+    """
+    prompts = tokenizer([p for p, _ in pairs])["input_ids"]
+    answers = tokenizer([a + EOS for _, a in pairs])["input_ids"]
+    rows, ids, labels, positions = [], [], [], []
+    for prompt, answer in zip(prompts, answers, strict=True):
+        n = len(prompt) + len(answer)
+        if len(ids) + n > width:
+            fill = width - len(ids)
+            rows.append(
+                {
+                    "input_ids": ids + [tokenizer.pad_token_id] * fill,
+                    "labels": labels + [-100] * fill,
+                    "position_ids": positions + list(range(fill)),
+                }
+            )
+            ids, labels, positions = [], [], []
+        ids, positions = ids + prompt + answer, positions + list(range(n))
+        labels = labels + [-100] * len(prompt) + answer
+    return rows
+
+
+class _SaveAt(TrainerCallback):
+    """Saves weights and tokenizer as safetensors folders after the steps named in `folders`."""
+
+    def __init__(self, folders: dict[int, Path], tokenizer) -> None:
+        self.folders, self.tokenizer = folders, tokenizer
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        if folder := self.folders.get(state.global_step):
+            model.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
+            note = {"steps": state.global_step, "batch_size": args.train_batch_size, "seed": args.seed}
+            (folder / "training.json").write_text(json.dumps(note, indent=1) + "\n")
+
+
+def train_base(
+    out: Path, *, steps: int, weak_steps: int, batch_size: int, learning_rate: float, seed: int
+) -> None:
+    """Train the base policies into `out/base` (after `steps`) and `out/weak` (after `weak_steps`).
+
+    Bit for bit the same on the same machine with the same number of threads.
+    """
+    set_seed(seed)
+    pairs = worked_examples(PAIRS_PER_ROW * steps * batch_size, seed)
+    tokenizer = make_tokenizer([p + a for p, a in pairs[:20000]])
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            bos_token_id=None,
+            **SHAPE,
+        )
+    )
+    arguments = TrainingArguments(
+        output_dir=str(Path(out) / "log"),
+        per_device_train_batch_size=batch_size,
+        max_steps=steps,
+        learning_rate=learning_rate,
+        lr_scheduler_type="cosine_with_min_lr",
+        lr_scheduler_kwargs={"min_lr_rate": 0.1},
+        warmup_steps=50,
+        adam_beta2=0.98,
+        weight_decay=0.01,
+        logging_steps=25,
+        max_grad_norm=1.0,
+        save_strategy="no",
+        report_to=[],
+        seed=seed,
+        disable_tqdm=True,
+        use_cpu=True,
+    )
+    save = _SaveAt({weak_steps: Path(out) / "weak", steps: Path(out) / "base"}, tokenizer)
+    Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=packed_rows(pairs, tokenizer, WIDTH),
+        callbacks=[save],
+    ).train()

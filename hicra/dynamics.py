@@ -1,0 +1,298 @@
+"""Training dynamics (paper, Fig. 2, 3, 9 and 12): pure functions of a run's recorded statistics.
+
+A row of `steps.jsonl` holds sums over one step's rollouts, sampled at temperature 1 by the policy
+after `step` updates; `summarise` turns the rows of a run into one tidy table. Its columns, each
+with one definition and one unit ("first" is the run's first step; x = planning or execution):
+
+| column                         | definition                                            | unit       |
+|--------------------------------|-------------------------------------------------------|------------|
+| step                           | updates made before these rollouts                    | updates    |
+| reward                         | mean reward                                           | reward     |
+| length                         | mean completion length                                | tokens     |
+| clipped                        | completions cut at the length limit                   | share      |
+| zero_variance                  | groups whose rewards are all equal                    | share      |
+| reason_NAME                    | completions whose reward has that reason              | share      |
+| planning_share                 | planning tokens among completion tokens               | share      |
+| perplexity_x                   | exp(mean negative log-likelihood of the class)        | 1          |
+| relative_perplexity_x          | perplexity_x / its first value                        | 1          |
+| entropy_x                      | mean full-vocabulary next-token entropy of the class  | nats/token |
+| occurrences                    | occurrences of Strategic Grams                        | count      |
+| semantic_entropy               | plug-in entropy of the grams' frequencies             | bits       |
+| semantic_entropy_matched       | the same, expected at `matched_occurrences` of them   | bits       |
+| semantic_entropy_chao_shen     | the same, Chao-Shen estimate                          | bits       |
+| cluster_entropy, .._matched    | the first two over clusters of grams; absent without  | bits       |
+| conditional_entropy            | sum over grams g of p(g) H(follower given g)          | bits       |
+| conditional_entropy_matched    | the same, expected at `matched_followers` pairs       | bits       |
+| (the seven above)_change       | value - its first value                               | bits       |
+| matched_occurrences, _followers| size to which the run was matched; constant           | count      |
+| planning_high_entropy          | planning tokens that are high-entropy (top 30 %)      | share      |
+| high_entropy_planning          | high-entropy tokens that are planning                 | share      |
+| error_planning, error_execution| completions that fail for that cause                  | share      |
+| error_planning_share           | planning errors among all labelled failures           | share      |
+| loss, grad_norm, learning_rate, seconds: as recorded                                   |            |
+
+A quantity over nothing (no planning token, no occurrence, no failure) is NaN, never zero.
+The plug-in entropy grows with the number of occurrences, and completions lengthen in training, so
+a rise alone may be an artefact. **Decision** (the paper has only the plug-in): every entropy over
+occurrences also comes size-matched, by exact rarefaction of each step to the smallest step's size.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+COPIED = ("loss", "grad_norm", "learning_rate", "seconds")
+FIELDS = (
+    "step n_completions n_groups n_zero_variance_groups n_clipped reasons errors length_sum "
+    "reward_sum n_planning n_execution nll_planning nll_execution entropy_planning loss grad_norm "
+    "entropy_execution n_high_entropy n_high_entropy_planning grams followers learning_rate seconds"
+)
+
+
+class MatchedSizes(NamedTuple):
+    """Sizes to which entropies are rarefied; 0 where no step has anything to count."""
+
+    occurrences: int
+    followers: int
+
+
+def perplexity(nll_sum: float, n: int) -> float:
+    """exp(mean negative log-likelihood) of `n` tokens whose NLLs sum to `nll_sum` nats."""
+    return math.exp(nll_sum / n) if n else math.nan
+
+
+def relative(series: Sequence[float]) -> np.ndarray:
+    """A series over its first value (Fig. 2). Raises ValueError when that value is zero."""
+    values = np.asarray(series, dtype=float)  # (S,)
+    if values.size and values[0] == 0:
+        raise ValueError("the first value of the series is 0; nothing is relative to it")
+    return values / values[:1]
+
+
+def shannon_entropy(counts: Iterable[int], base: float = 2) -> float:
+    """Plug-in entropy of a frequency distribution; bits with `base=2`, NaN without counts.
+
+    Raises ValueError, as do all estimates here, for negative or fractional counts.
+    """
+    frequencies = _counts(counts)  # (K,)
+    if not frequencies.size:
+        return math.nan
+    p = frequencies / frequencies.sum()  # (K,)
+    return float(abs((p * np.log(p)).sum()) / math.log(base))
+
+
+def chao_shen_entropy(counts: Iterable[int]) -> float:
+    """Coverage-adjusted entropy in bits (Chao and Shen, 2003); NaN without counts.
+
+    Frequencies are shrunk by the estimated coverage 1 - singletons / n and weighted by the inverse
+    of their chance to be seen. If all are singletons, one counts as seen twice, as is usual.
+    """
+    frequencies = _counts(counts)  # (K,)
+    if not frequencies.size:
+        return math.nan
+    n, singletons = frequencies.sum(), (frequencies == 1).sum()
+    coverage = 1 - min(singletons, n - 1) / n
+    p = coverage * frequencies / n  # (K,)
+    return float(abs((p * np.log2(p) / (1 - (1 - p) ** n)).sum()))
+
+
+def rarefied_entropy(counts: Iterable[int], m: int) -> float:
+    """Expected plug-in entropy, in bits, of `m` occurrences drawn without replacement.
+
+    Exact: a gram's sightings in the draw are hypergeometric, and expectations add over grams.
+    Equals `shannon_entropy` at m = n, never falls as m grows. ValueError unless 1 <= m <= n.
+    """
+    frequencies = _counts(counts)
+    n = int(frequencies.sum())
+    if not 1 <= m <= n:
+        raise ValueError(f"m={m} must lie in 1..{n}, the number of occurrences")
+    log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])  # (n + 1,)
+
+    def log_choose(a: int, b: np.ndarray | int) -> np.ndarray:
+        return log_factorial[a] - log_factorial[b] - log_factorial[a - b]
+
+    total = 0.0
+    for c, grams in zip(*np.unique(frequencies, return_counts=True), strict=True):
+        k = np.arange(max(1, m - (n - c)), min(c, m) + 1)  # possible sightings of such a gram
+        chance = np.exp(log_choose(c, k) + log_choose(n - c, m - k) - log_choose(n, m))
+        total += grams * (chance * k / m * np.log2(m / k)).sum()
+    return float(total)
+
+
+def conditional_entropy(followers: Mapping[str, Mapping[str, int]]) -> float:
+    """Sum over grams g of p(g) * H(follower | g), plug-in, in bits; NaN without followers.
+
+    **Decision**: p(g) is g's share of the occurrences that have a procedural follower. Others run
+    into the next gram or end the completion; counting them would add weight without a choice.
+    """
+    followed = [list(f.values()) for f in followers.values() if sum(f.values())]
+    n = sum(map(sum, followed))
+    return sum(sum(f) / n * shannon_entropy(f) for f in followed) if n else math.nan
+
+
+def matched_conditional_entropy(followers: Mapping[str, Mapping[str, int]], m: int) -> float:
+    """Expected `conditional_entropy`, in bits, of `m` (gram, follower) pairs.
+
+    Exact: H(F|G) = H(G, F) - H(G) for plug-in entropies, and both terms can be rarefied.
+    Raises as `rarefied_entropy`.
+    """
+    joint = [c for f in followers.values() for c in f.values()]
+    marginal = [sum(f.values()) for f in followers.values()]
+    return rarefied_entropy(joint, m) - rarefied_entropy(marginal, m)
+
+
+def cluster_counts(gram_counts: Mapping[str, int], clusters: Mapping[str, int]) -> Counter:
+    """Occurrences per cluster. Raises ValueError for a gram without a cluster."""
+    missing = sorted(set(gram_counts) - set(clusters))
+    if missing:
+        raise ValueError(f"no cluster for {missing[:3]} ({len(missing)} grams): another lexicon?")
+    totals: Counter = Counter()
+    for gram, count in gram_counts.items():
+        totals[clusters[gram]] += count
+    return totals
+
+
+def pass_at_k(n: int, c: int, k: int) -> float:
+    """Unbiased chance that one of `k` samples is right, given `c` right ones among `n`."""
+    if not (0 <= c <= n and 1 <= k <= n):
+        raise ValueError(f"n={n}, c={c}, k={k} must satisfy 0 <= c <= n and 1 <= k <= n")
+    return 1 - math.comb(n - c, k) / math.comb(n, k)
+
+
+def overlap_shares(n_both: int, n_planning: int, n_high_entropy: int) -> tuple[float, float]:
+    """Share of planning tokens that are high-entropy, and the reverse (Fig. 12)."""
+    if not 0 <= n_both <= min(n_planning, n_high_entropy):
+        raise ValueError(f"{n_both} tokens are both of {n_planning} and {n_high_entropy}")
+    return _share(n_both, n_planning), _share(n_both, n_high_entropy)
+
+
+def matched_sizes(*runs: Sequence[Mapping]) -> MatchedSizes:
+    """Smallest non-zero number of gram occurrences and of followers in any step of the runs.
+
+    Pass every run of a comparison, so that all of them are rarefied to the same size.
+    """
+    for run in runs:
+        _check_steps(run)
+    rows = [row for run in runs for row in run]
+    occurrences = [sum(row["grams"].values()) for row in rows]
+    pairs = [_n_pairs(row["followers"]) for row in rows]
+    return MatchedSizes(*(min(filter(None, sizes), default=0) for sizes in (occurrences, pairs)))
+
+
+def summarise(
+    steps: Sequence[Mapping],
+    clusters: Mapping[str, int] | None = None,
+    *,
+    sizes: MatchedSizes | None = None,
+) -> pd.DataFrame:
+    """One row per step with the columns of the module's table, from the rows of `steps.jsonl`.
+
+    `clusters` maps the lexicon's grams to clusters. `sizes`, from `matched_sizes` over all compared
+    runs, defaults to this run's own; a smaller step has NaN. ValueError for rows that lack a field
+    or are out of order.
+    """
+    _check_steps(steps)
+    sizes = sizes or matched_sizes(steps)
+    reasons = sorted({name for row in steps for name in row["reasons"]})
+    frame = pd.DataFrame([_rates(row, reasons) | _entropies(row, clusters, sizes) for row in steps])
+    for name in [name for name in frame if name.startswith("perplexity_")]:
+        frame[f"relative_{name}"] = relative(frame[name])
+    for name in [name for name in frame if name.startswith(("semantic_", "cluster_", "cond"))]:
+        frame[f"{name}_change"] = frame[name] - frame[name].iloc[0]
+    return frame
+
+
+def summarise_evals(evals: Sequence[Mapping]) -> pd.DataFrame:
+    """The rows of `evals.jsonl` as a table: step, accuracy (share), length (tokens), pass_at_8."""
+    _check_fields(evals, "step accuracy n mean_length pass_at_8 errors")
+    frame = pd.DataFrame([{k: row[k] for k in ("step", "accuracy", "n")} for row in evals])
+    frame["length"] = [row["mean_length"] for row in evals]
+    frame["pass_at_8"] = [_number(row["pass_at_8"]) for row in evals]
+    return frame.join(pd.DataFrame([_errors(row["errors"], row["n"]) for row in evals]))
+
+
+def _rates(row: Mapping, reasons: list[str]) -> dict:
+    n, planning, high = row["n_completions"], row["n_planning"], row["n_high_entropy"]
+    overlap = overlap_shares(row["n_high_entropy_planning"], planning, high)
+    rates = {
+        "step": row["step"],
+        "reward": _share(row["reward_sum"], n),
+        "length": _share(row["length_sum"], n),
+        "clipped": _share(row["n_clipped"], n),
+        "zero_variance": _share(row["n_zero_variance_groups"], row["n_groups"]),
+        "planning_share": _share(planning, planning + row["n_execution"]),
+        "planning_high_entropy": overlap[0],
+        "high_entropy_planning": overlap[1],
+    }
+    for kind in ("planning", "execution"):
+        rates[f"perplexity_{kind}"] = perplexity(row[f"nll_{kind}"], row[f"n_{kind}"])
+        rates[f"entropy_{kind}"] = _share(row[f"entropy_{kind}"], row[f"n_{kind}"])
+    rates |= {f"reason_{name}": _share(row["reasons"].get(name, 0), n) for name in reasons}
+    return rates | _errors(row["errors"], n) | {name: _number(row[name]) for name in COPIED}
+
+
+def _errors(errors: Mapping | None, n: int) -> dict:
+    kinds = ("planning", "execution")
+    planning, execution = (math.nan if errors is None else errors.get(k, 0) for k in kinds)
+    return {
+        "error_planning": _share(planning, n),
+        "error_execution": _share(execution, n),
+        "error_planning_share": _share(planning, planning + execution),
+    }
+
+
+def _entropies(row: Mapping, clusters: Mapping[str, int] | None, sizes: MatchedSizes) -> dict:
+    grams, followers, (m, m_pairs) = row["grams"], row["followers"], sizes
+    kinds = {"semantic_entropy": grams}
+    if clusters is not None:
+        kinds["cluster_entropy"] = cluster_counts(grams, clusters)
+    fits = 1 <= m <= (n := sum(grams.values()))
+    values = {"occurrences": n, "matched_occurrences": m, "matched_followers": m_pairs}
+    for name, counts in kinds.items():
+        values[name] = shannon_entropy(counts.values())
+        values[f"{name}_matched"] = rarefied_entropy(counts.values(), m) if fits else math.nan
+    values["semantic_entropy_chao_shen"] = chao_shen_entropy(grams.values())
+    values["conditional_entropy"] = conditional_entropy(followers)
+    fits = 1 <= m_pairs <= _n_pairs(followers)
+    matched = matched_conditional_entropy(followers, m_pairs) if fits else math.nan
+    return values | {"conditional_entropy_matched": matched}
+
+
+def _counts(counts: Iterable[int]) -> np.ndarray:
+    values = np.asarray(list(counts))
+    if values.size and (values.dtype.kind not in "iu" or (values < 0).any()):
+        raise ValueError(f"counts must be whole and not negative, got {values[:5].tolist()}")
+    return values[values > 0]
+
+
+def _n_pairs(followers: Mapping[str, Mapping[str, int]]) -> int:
+    return sum(count for f in followers.values() for count in f.values())
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole else math.nan
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _check_steps(steps: Sequence[Mapping]) -> None:
+    if not steps:
+        raise ValueError("the run has no steps to summarise")
+    _check_fields(steps, FIELDS)
+    for before, after in pairwise(row["step"] for row in steps):
+        if after <= before:
+            raise ValueError(f"step {after} follows step {before}: the record is not in order")
+
+
+def _check_fields(rows: Sequence[Mapping], fields: str) -> None:
+    for position, row in enumerate(rows):
+        missing = [key for key in fields.split() if key not in row]
+        if missing:
+            raise ValueError(f"row {position} (step {row.get('step')}) lacks {', '.join(missing)}")

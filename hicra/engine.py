@@ -1,0 +1,113 @@
+"""The only file that imports Unsloth: models, adapters, generation, per-token statistics.
+
+Unsloth must be imported before TRL; import this module first and the order is right. On a machine
+without a GPU that import also gives TRL's trainer a loss that runs on a CPU.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
+
+import unsloth  # noqa: E402, I001  (before transformers and trl)
+import torch  # noqa: E402
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase  # noqa: E402
+
+LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def load_policy(
+    base: Path | str, *, lora_rank: int, seed: int, max_length: int = 256
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model and tokenizer of `base`, in 32 bit, with a LoRA adapter unless `lora_rank` is 0.
+
+    Raises FileNotFoundError where `base` is no model folder, ValueError where its weights are torn.
+    """
+    if not (Path(base) / "config.json").exists():
+        raise FileNotFoundError(f"no model in {base}; `make sandbox-base` trains the sandbox's")
+    model, tokenizer = unsloth.FastLanguageModel.from_pretrained(
+        str(base),
+        max_seq_length=max_length,
+        dtype=torch.float32,
+        load_in_4bit=False,
+        full_finetuning=lora_rank == 0,
+        local_files_only=True,
+    )
+    if lora_rank:
+        model = unsloth.FastLanguageModel.get_peft_model(
+            model,
+            r=lora_rank,
+            lora_alpha=lora_rank,
+            target_modules=LORA_TARGETS,
+            random_state=seed,
+            use_gradient_checkpointing=False,
+        )
+    tokenizer.padding_side = "left"
+    return model, tokenizer
+
+
+@contextmanager
+def private_seed(seed: int) -> Iterator[None]:
+    """Random draws inside neither see nor move torch's global generator."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+def text_generator(
+    model, tokenizer, *, max_new_tokens: int, temperature: float, seed: int, batch_size: int = 256
+) -> Callable[[list[str]], list[str]]:
+    """A function prompts -> completions that samples from `model` by transformers' generate.
+
+    The same prompts give the same completions whatever was drawn elsewhere before.
+    """
+    config = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=temperature > 0,
+        temperature=temperature if temperature > 0 else None,
+        top_k=0,
+        top_p=1.0,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+
+    def generate(prompts: list[str]) -> list[str]:
+        training, texts = model.training, []
+        model.eval()
+        with private_seed(seed), torch.no_grad():
+            for start in range(0, len(prompts), batch_size):
+                batch = tokenizer(
+                    prompts[start : start + batch_size], return_tensors="pt", padding=True
+                ).to(model.device)
+                batch.pop("token_type_ids", None)
+                ids = model.generate(**batch, generation_config=config)
+                new = ids[:, batch["input_ids"].shape[1] :]  # (B, T)
+                texts += tokenizer.batch_decode(new, skip_special_tokens=True)
+        model.train(training)
+        return texts
+
+    return generate
+
+
+@torch.no_grad()
+def token_statistics(
+    model, batch: dict[str, torch.Tensor], *, temperature: float, rows: int = 64
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probability and full-vocabulary entropy (nats) of every completion token, both (B, T).
+
+    The study's own pass: the same on every backend, whatever the trainer keeps to itself.
+    """
+    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)  # (B, P+T)
+    mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)  # (B, P+T)
+    width = batch["completion_ids"].shape[1]
+    logps, entropies = [], []
+    for part_ids, part_mask in zip(ids.split(rows), mask.split(rows), strict=True):
+        logits = model(input_ids=part_ids, attention_mask=part_mask).logits  # (b, P+T, V)
+        scores = (logits[:, -width - 1 : -1].float() / temperature).log_softmax(-1)  # (b, T, V)
+        logps.append(scores.gather(-1, part_ids[:, -width:, None])[..., 0])  # (b, T)
+        entropies.append(-(scores.exp() * scores).sum(-1))  # (b, T)
+    return torch.cat(logps), torch.cat(entropies)

@@ -1,0 +1,46 @@
+"""Score a generate function on a problem set: accuracy, length, failures by kind."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from hicra.dynamics import pass_at_k
+from hicra.rewards import grade
+
+
+def evaluate(
+    generate: Callable[[list[str]], list[str]],
+    problems: Sequence,
+    *,
+    samples: int = 1,
+    explain: Callable | None = None,
+    length: Callable[[str], int] = lambda text: len(text.split()),
+) -> dict:
+    """Accuracy (share of right samples), pass@8 where `samples` >= 8, mean length, failures by kind.
+
+    `problems` have `.prompt` and `.answer`; `length` counts a completion's tokens (words unless
+    given). Raises ValueError for an empty problem set.
+    """
+    if not problems:
+        raise ValueError("no problem to evaluate on; give at least one")
+    repeated = [p for p in problems for _ in range(samples)]
+    completions = generate([p.prompt for p in repeated])
+    right = [g.reward > 0 for g in grade(completions, [p.answer for p in repeated])]
+    errors = Counter(
+        explain(p, c).kind
+        for p, c, r in zip(repeated, completions, right, strict=True)
+        if explain and not r
+    )
+    per_problem = [sum(right[i : i + samples]) for i in range(0, len(right), samples)]
+    return {
+        "accuracy": sum(right) / len(right),
+        "n": len(right),
+        "mean_length": sum(map(length, completions)) / len(completions),
+        "pass_at_8": (
+            sum(pass_at_k(samples, c, 8) for c in per_problem) / len(per_problem)
+            if samples >= 8
+            else None
+        ),
+        "errors": dict(errors) if explain else None,
+    }

@@ -1,0 +1,236 @@
+"""The paper's figures from a tidy frame: one function a figure, each returns a matplotlib Figure.
+
+`frame` holds the columns of `dynamics.summarise` and `evals` those of `dynamics.summarise_evals`,
+both with `arm` and `seed` beside them. `world` says on the face where the numbers come from.
+Lines are means over seeds, bands 95 % t-intervals over seeds. All raise ValueError for an arm or a
+column that the frame lacks.
+"""
+
+from collections.abc import Sequence
+from itertools import cycle
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from hicra.figure_style import (
+    ARMS,
+    CLASSES,
+    GREEN,
+    PALETTE,
+    PURPLE,
+    arm_name,
+    canvas,
+    fit,
+    house,
+    require,
+    save,
+    seed_counts,
+    seed_lines,
+    seeds_note,
+)
+from hicra.verdicts import interval
+
+__all__ = [
+    "entropy_overlap",
+    "errors",
+    "hicra_vs_grpo",
+    "reasons",
+    "save",
+    "two_phase",
+]
+
+STEPS = "training step (updates)"
+OVERLAP = {
+    "planning_high_entropy": "planning tokens that are high-entropy",
+    "high_entropy_planning": "high-entropy tokens that are planning",
+}
+REASONS = ("right", "wrong", "no_box", "truncated", "unparseable", "timeout")
+
+
+@house()
+def two_phase(frame: pd.DataFrame, evals: pd.DataFrame, world: str, *, arm: str = "grpo") -> Figure:
+    """Fig. 2: procedures consolidate first, then strategies are explored. One arm, four panels.
+
+    Relative perplexity (1) and entropy (nats/token) of planning and execution tokens; change of
+    semantic entropy (bits), plug-in and size-matched; held-out accuracy and completion length.
+    """
+    columns = [f"{kind}_{name}" for kind in ("perplexity", "entropy") for name in CLASSES]
+    semantic = ["semantic_entropy_change", "semantic_entropy_matched_change"]
+    runs = require(frame, [*columns, *semantic, "length"], [arm])
+    tests = require(evals, ["accuracy"], [arm])
+    title = f"Two-phase dynamics of {arm_name(arm)}"
+    figure, axes = canvas(2, 2, height=5.6, title=title, world=world, note=seeds_note(runs))
+    _class_panel(axes[0, 0], runs, "relative_perplexity", "perplexity / first step's (ratio)")
+    _class_panel(axes[0, 1], runs, "entropy", "token entropy (nats/token)")
+    _semantic_panel(axes[1, 0], runs)
+    _accuracy_and_length(axes[1, 1], runs, tests)
+    return figure
+
+
+@house()
+def hicra_vs_grpo(
+    frame: pd.DataFrame,
+    evals: pd.DataFrame,
+    world: str,
+    *,
+    arms: Sequence[str] = ("grpo", "hicra"),
+) -> Figure:
+    """Fig. 4: semantic entropy (bits), plug-in and size-matched, and held-out accuracy (share)."""
+    columns = {"semantic_entropy": "Plug-in", "semantic_entropy_matched": "Size-matched"}
+    runs, tests = require(frame, list(columns), arms), require(evals, ["accuracy"], arms)
+    title = " against ".join(arm_name(arm) for arm in reversed(arms))
+    figure, axes = canvas(1, 3, height=3.2, title=title, world=world, note=seeds_note(runs))
+    for ax, (column, name) in zip(axes[0], columns.items(), strict=False):
+        _arm_panel(ax, runs, column, "semantic entropy (bits)", arms)
+        ax.set_title(name)
+    _arm_panel(axes[0, 2], tests, "accuracy", "accuracy (share of problems)", arms)
+    axes[0, 2].set_title("Validation")
+    return figure
+
+
+@house()
+def entropy_overlap(
+    frame: pd.DataFrame,
+    world: str,
+    *,
+    arms: Sequence[str] = ("grpo", "hicra"),
+    last: int = 5,
+) -> Figure:
+    """Fig. 12: how far planning and high-entropy tokens (top 30 %) coincide, before and after RL.
+
+    Before is a run's first step, after the mean of its `last` steps. Bars are means over seeds with
+    95 % t-intervals, points are seeds; all in shares of tokens.
+    """
+    data = _before_and_after(require(frame, list(OVERLAP), arms), last)
+    note = f"{_bars_note(frame[frame['arm'].isin(arms)])} After: mean of the last {last} steps."
+    title = "Planning tokens and high-entropy tokens (top 30 %)"
+    figure, axes = canvas(1, 2, height=3.4, title=title, world=world, note=note, sharey=True)
+    for ax, (column, label) in zip(axes[0], OVERLAP.items(), strict=True):
+        _bars(ax, data, column, arms)
+        ax.set(xlabel="", ylabel="share of tokens", ylim=(0, 1), title=label.capitalize())
+        ax.get_legend().remove()
+    handles, labels = axes[0, 1].containers, [arm_name(arm) for arm in arms]
+    axes[0, 1].legend(handles[: len(arms)], labels, loc="upper right")
+    return figure
+
+
+@house()
+def reasons(frame: pd.DataFrame, world: str, *, arms: Sequence[str] | None = None) -> Figure:
+    """Share of completions by the reason for their reward, stacked over steps; one panel an arm.
+
+    Means over seeds. `arms` defaults to all arms of the frame.
+    """
+    arms = list(arms or sorted(frame["arm"].unique()))
+    found = [name.removeprefix("reason_") for name in frame if name.startswith("reason_")]
+    names = [r for r in REASONS if r in found] + sorted(set(found) - set(REASONS))
+    if not names:
+        raise ValueError("the frame has no column reason_NAME")
+    runs = require(frame, [f"reason_{name}" for name in names], arms)
+    options = {"title": "Why completions got their reward", "world": world, "sharey": True}
+    note = f"Mean over seeds: {seed_counts(runs)}. Shares add to 1."
+    figure, axes = canvas(1, len(arms), height=3.3, note=note, **options)
+    colors = [PALETTE[i] for i in (0, 1, 8, 4, 9, 7, 2, 3, 5, 6)][: len(names)]
+    for ax, arm in zip(axes[0], arms, strict=True):
+        means = runs[runs["arm"] == arm].groupby("step")[[f"reason_{n}" for n in names]].mean()
+        ax.stackplot(means.index, means.T.fillna(0), colors=colors, edgecolor="white", lw=0.4)
+        ax.set(xlabel=STEPS, ylabel="share of completions", ylim=(0, 1), title=arm_name(arm))
+        ax.label_outer()
+        ax.margins(x=0)
+    handles = [Patch(color=c, label=n) for c, n in zip(colors, names, strict=True)][::-1]
+    figure.legend(handles=handles, loc="outside right center", title="reason")
+    return figure
+
+
+@house()
+def errors(frame: pd.DataFrame, world: str, *, arm: str = "grpo") -> Figure:
+    """Fig. 3: failures by cause, as shares of completions, and planning's share of the failures."""
+    columns = ["error_planning", "error_execution", "error_planning_share"]
+    runs = require(frame, columns, [arm])
+    title = f"Planning and execution errors under {arm_name(arm)}"
+    figure, axes = canvas(1, 2, height=3.2, title=title, world=world, note=seeds_note(runs))
+    _class_panel(axes[0, 0], runs, "error", "share of all completions")
+    axes[0, 0].set(ylim=(0, None), title="Failures by cause")
+    style = dict(zip(("color", "dashes"), CLASSES["planning"], strict=True))
+    seed_lines(axes[0, 1], runs, columns[2], label="planning errors", **style)
+    axes[0, 1].set(xlabel=STEPS, ylabel="share of failures", ylim=(0, 1), title="Planning errors")
+    return figure
+
+
+def _class_panel(ax: Axes, runs: pd.DataFrame, quantity: str, ylabel: str) -> None:
+    for kind, (color, dashes) in CLASSES.items():
+        label = kind
+        if quantity == "relative_perplexity":
+            first = runs.sort_values("step").groupby("seed")[f"perplexity_{kind}"].first().mean()
+            label = f"{kind} (first: {first:.2f})"
+        column = f"{quantity}_{kind}"
+        seed_lines(ax, runs, column, label=label, color=color, dashes=dashes)
+    ax.set(xlabel=STEPS, ylabel=ylabel)
+    ax.legend()
+    fit(ax)
+
+
+def _semantic_panel(ax: Axes, runs: pd.DataFrame) -> None:
+    column, ylabel = "semantic_entropy{}_change", "semantic entropy\nchange from first step (bits)"
+    seed_lines(ax, runs, column.format(""), label="plug-in", color=GREEN, dashes="")
+    matched = column.format("_matched")
+    seed_lines(ax, runs, matched, label="size-matched", color=PURPLE, dashes=(4, 2))
+    ax.axhline(0, color="0.5", lw=0.6, label="_zero")
+    ax.set(xlabel=STEPS, ylabel=ylabel)
+    ax.legend()
+    fit(ax)
+
+
+def _accuracy_and_length(ax: Axes, runs: pd.DataFrame, tests: pd.DataFrame) -> None:
+    right = ax.twinx()
+    right.grid(False)
+    seed_lines(ax, tests, "accuracy", label="accuracy", color=PALETTE[0], dashes="")
+    seed_lines(right, runs, "length", label="length (right)", color=PALETTE[7], dashes=(4, 2))
+    ax.set(xlabel=STEPS, ylabel="validation accuracy (share)")
+    right.set_ylabel("mean completion length (tokens)")
+    for each in (ax, right):
+        fit(each)
+    handles = [h for each in (ax, right) for h in each.get_legend_handles_labels()[0]]
+    right.legend(handles=handles)
+
+
+def _arm_panel(ax: Axes, data: pd.DataFrame, column: str, ylabel: str, arms: Sequence[str]) -> None:
+    for arm in arms:
+        name, color, dashes = ARMS.get(arm, (arm, "black", (1, 2)))
+        runs = data[data["arm"] == arm]
+        seed_lines(ax, runs, column, label=name, color=color, dashes=dashes)
+    ax.set(xlabel=STEPS, ylabel=ylabel)
+    ax.legend()
+    fit(ax)
+
+
+def _before_and_after(runs: pd.DataFrame, last: int) -> pd.DataFrame:
+    groups = runs.sort_values("step").groupby(["arm", "seed"])
+    before = groups[list(OVERLAP)].first()
+    after = groups[list(OVERLAP)].agg(lambda column: column.tail(last).mean())
+    return pd.concat({"before RL": before, "after RL": after}, names=["time"]).reset_index()
+
+
+def _bars(ax: Axes, data: pd.DataFrame, column: str, arms: Sequence[str]) -> None:
+    axis = {"data": data, "x": "time", "y": column, "hue": "arm", "hue_order": list(arms), "ax": ax}
+    colors = {arm: ARMS.get(arm, (arm, "black", ""))[1] for arm in arms}
+    style = {
+        "palette": colors,
+        "saturation": 1,
+        "alpha": 0.75,
+        "err_kws": {"lw": 1, "color": "0.2"},
+    }
+    sns.barplot(errorbar=lambda values: interval(values)[1:3], capsize=0.15, **axis, **style)
+    for bars, hatch in zip(ax.containers, cycle(["", "///", "...", "xxx"]), strict=False):
+        for bar in bars:
+            bar.set(hatch=hatch, edgecolor="white")  # arms differ on a grey printer too
+    sns.stripplot(dodge=True, jitter=False, size=4, palette=dict.fromkeys(arms, "0.15"), **axis)
+
+
+def _bars_note(frame: pd.DataFrame) -> str:
+    counts = seed_counts(frame)
+    if frame.groupby("arm")["seed"].nunique().max() == 1:
+        return f"{counts}: no interval."
+    return f"Bars: mean over seeds ({counts}); points: seeds; whiskers: 95 % t-interval."

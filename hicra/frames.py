@@ -1,0 +1,54 @@
+"""Run records -> the two tidy tables that figures and verdicts read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from hicra.dynamics import matched_sizes, summarise, summarise_evals
+from hicra.lexicon import Lexicon
+from hicra.runs import RunError, RunFolder
+
+
+class Study(NamedTuple):
+    """`steps`: one row per run and step; `evals`: one per run and evaluation; `world`: whose runs."""
+
+    steps: pd.DataFrame
+    evals: pd.DataFrame
+    world: str
+
+
+def finished_runs(root: Path | str, arms: Sequence[str]) -> list[RunFolder]:
+    """The finished runs of `arms` under `root`; RunError names an arm that has none."""
+    found = []
+    for arm in arms:
+        runs = [RunFolder(p.parent) for p in Path(root).glob(f"{arm}-seed*/manifest.json")]
+        done = [run for run in runs if run.finished]
+        if not done:
+            raise RunError(f"no finished run of {arm!r} in {root}; run its notebook first")
+        found += sorted(done, key=lambda run: run.manifest()["settings"]["seed"])
+    return found
+
+
+def load_study(runs: Sequence[RunFolder]) -> Study:
+    """Both tables over `runs`, every entropy matched to the smallest step of all of them.
+
+    Raises RunError for runs that are not comparable: another world or another lexicon.
+    """
+    manifests = [run.manifest() for run in runs]
+    for key in ("world", "lexicon_sha256"):
+        values = sorted({m.get(key) or m["settings"][key] for m in manifests})
+        if len(values) > 1:
+            raise RunError(f"runs of different {key} cannot share a figure: {', '.join(values)}")
+    clusters = Lexicon.load(manifests[0]["settings"]["lexicon"]).clusters
+    records = [run.read("steps.jsonl") for run in runs]
+    sizes = matched_sizes(*records)
+    steps, evals = [], []
+    for run, manifest, rows in zip(runs, manifests, records, strict=True):
+        who = {k: manifest["settings"][k] for k in ("arm", "seed")}
+        steps.append(summarise(rows, clusters, sizes=sizes).assign(**who))
+        evals.append(summarise_evals(run.read("evals.jsonl")).assign(**who))
+    return Study(pd.concat(steps, ignore_index=True), pd.concat(evals, ignore_index=True), manifests[0]["world"])

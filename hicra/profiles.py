@@ -1,0 +1,112 @@
+"""Frozen study profiles. One dial, `profile="sandbox"`; everything else is an override.
+
+Values marked (paper) come from arXiv 2509.03646; the paper does not print the others, they are ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+
+ARMS = ("grpo", "hicra", "entropy_reg", "high_entropy", "symmetric", "gated")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Everything that decides a run's numbers, apart from arm and seed.
+
+    Lengths are in tokens, `learning_rate` per optimizer step, `temperature` is the sampling one.
+    """
+
+    name: str
+    world: str  # printed on the face of every figure
+    base: str  # a folder of data/ or a local path
+    problem_set: str
+    lexicon: str  # a shipped name or a path
+    # rollouts
+    prompts_per_step: int
+    group_size: int
+    max_completion_length: int
+    temperature: float = 1.0  # dynamics are defined at temperature 1 (paper)
+    # update
+    steps: int = 100
+    learning_rate: float = 1e-4
+    warmup_steps: int = 10
+    adam_beta2: float = 0.99
+    max_grad_norm: float = 1.0
+    epsilon_low: float = 0.2  # (paper)
+    epsilon_high: float = 0.28  # (paper)
+    kl_beta: float = 0.0  # (paper)
+    # HICRA and its comparison arms
+    alpha: float = 0.2  # (paper)
+    high_entropy_share: float = 0.2  # (paper, Table 1)
+    entropy_coef: float = 0.001
+    # adapters
+    lora_rank: int = 0  # 0: all weights are trained
+    # evaluation on held-out problems
+    eval_problems: int = 256
+    eval_samples: int = 1
+    eval_every: int = 10
+    eval_temperature: float = 1.0
+    # the study
+    seeds: tuple[int, ...] = (0, 1)
+    lexicon_rollouts: int = 2048
+    checkpoint_every: int = 25
+    rollouts_kept: int = 8  # per step, in the run record
+
+    def settings(self) -> dict:
+        """The profile as JSON-able settings, for manifests."""
+        return {**asdict(self), "seeds": list(self.seeds)}
+
+    def overrides(self) -> dict:
+        """The fields that differ from the profile of this name, JSON-able: get_profile's arguments."""
+        base = PROFILES[self.name].settings()
+        return {k: v for k, v in self.settings().items() if v != base[k]}
+
+
+PROFILES = {
+    "sandbox": Profile(
+        name="sandbox",
+        world="sandbox: 1.4 M-parameter Llama on synthetic arithmetic, not a language model",
+        base="sandbox/base",
+        problem_set="sandbox",
+        lexicon="sandbox",
+        prompts_per_step=16,
+        group_size=8,
+        max_completion_length=96,
+    ),
+}
+
+
+def _check(profile: Profile, name: str, value) -> None:
+    wanted = type(getattr(profile, name))
+    number = wanted is float and isinstance(value, int) and not isinstance(value, bool)
+    if not (isinstance(value, wanted) and isinstance(value, bool) == (wanted is bool)) and not number:
+        raise ValueError(
+            f"profile override {name}={value!r} is a {type(value).__name__}; give a {wanted.__name__}"
+        )
+    if isinstance(value, int | float) and not value >= 0:
+        raise ValueError(f"profile override {name}={value!r} must not be negative")
+
+
+def get_profile(name: str, **overrides) -> Profile:
+    """The profile `name` with `overrides`.
+
+    Raises ValueError, naming value and remedy, for an unknown profile, an unknown field, a value of
+    the wrong type, or an `alpha` outside [0, 1).
+    """
+    if name not in PROFILES:
+        raise ValueError(f"unknown profile {name!r}; choose one of: {', '.join(PROFILES)}")
+    profile = PROFILES[name]
+    known = [f.name for f in fields(Profile) if f.name not in ("name", "world")]
+    for key, value in overrides.items():
+        if key not in known:
+            raise ValueError(f"unknown profile field {key!r}; the fields are: {', '.join(known)}")
+        if key == "seeds":
+            overrides["seeds"] = value = tuple(value)
+        _check(profile, key, value)
+    profile = replace(profile, **overrides)
+    if not 0 <= profile.alpha < 1:
+        raise ValueError(f"alpha={profile.alpha} is outside [0, 1); the paper uses 0.2")
+    if profile.group_size < 2:
+        raise ValueError(f"group_size={profile.group_size}: a group needs 2 completions or more")
+    return profile

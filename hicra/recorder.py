@@ -1,0 +1,168 @@
+"""The run's observer: rewards, and per step the sufficient statistics that dynamics.py reads.
+
+A row of steps.jsonl describes the rollouts that the policy sampled after `step` updates. Sums and
+counts are kept, not means, so that any later definition can be computed from them.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from hicra.credit import top_share
+from hicra.lexicon import Lexicon
+from hicra.rewards import grade
+from hicra.runs import RunFolder
+from hicra.words import segments
+
+HIGH_ENTROPY = 0.3  # the share of tokens that Fig. 12 calls high-entropy
+FOLLOWING = 3  # words of the procedural n-gram that follows a Strategic Gram
+
+
+def gram_counts(
+    texts: list[str], lexicon: Lexicon
+) -> tuple[dict[str, int], dict[str, dict[str, int]]]:
+    """Occurrences of each SG, and of the procedural n-gram that follows it, over `texts`.
+
+    A follower is the next three words after an occurrence that ends its planning span: words inside
+    another occurrence are not procedural.
+    """
+    grams, followers = Counter(), defaultdict(Counter)
+    for text in texts:
+        matches = lexicon.find(text)
+        grams.update(m.gram for m in matches)
+        words = [w for segment in segments(text) for w in segment]
+        for match in matches:
+            after = [w for w in words if w.start >= match.end][:FOLLOWING]
+            if after and not any(m.start < after[0].end and m.end > after[0].start for m in matches):
+                followers[match.gram][" ".join(w.text for w in after)] += 1
+    return dict(grams), {g: dict(c) for g, c in followers.items()}
+
+
+def class_sums(values: Tensor, planning: Tensor, completion: Tensor) -> dict[str, float]:
+    """Sums of per-token `values` (B, T) over planning and execution tokens."""
+    values = values.double()
+    return {
+        "planning": values[planning].sum().item(),
+        "execution": values[completion & ~planning].sum().item(),
+    }
+
+
+class Recorder:
+    """Observes one run and writes its record to `folder`.
+
+    `explain(problem, completion)` names the kind of failure, or is None where the world has no
+    exact labels. Called as TRL's reward function, it grades completions against the `answer` column.
+    """
+
+    __name__ = "verified_answer"  # TRL names rewards by this
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        *,
+        lexicon: Lexicon,
+        tokenizer,
+        temperature: float,
+        statistics: Callable,
+        explain: Callable | None,
+        group_size: int,
+        rollouts_kept: int,
+    ) -> None:
+        self.folder, self.lexicon, self.tokenizer = folder, lexicon, tokenizer
+        self.temperature, self.statistics, self.explain = temperature, statistics, explain
+        self.group_size, self.rollouts_kept = group_size, rollouts_kept
+        self.row, self.clock = None, time.monotonic()
+
+    # --- what the trainer calls, in this order ---
+
+    def __call__(self, prompts, completions, completion_ids, answer, problem, **_) -> list[float]:
+        grades = grade(completions, answer)
+        ended = [ids[-1] == self.tokenizer.eos_token_id for ids in completion_ids]
+        self.texts, self.prompts, self.ended = completions, prompts, ended
+        self.reasons = [
+            "truncated" if g.reason == "no_box" and not e else g.reason
+            for g, e in zip(grades, ended, strict=True)
+        ]
+        self.errors = [
+            self.explain(json.loads(p), c) if self.explain and not g.reward else None
+            for p, c, g in zip(problem, completions, grades, strict=True)
+        ]
+        self.rewards = torch.tensor([g.reward for g in grades])  # (B,)
+        return self.rewards.tolist()
+
+    def score(self, model, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Log-probability and entropy (nats) of every completion token, both (B, T)."""
+        return self.statistics(model, batch, temperature=self.temperature)
+
+    def observe(
+        self,
+        step: int,
+        batch: dict[str, Tensor],
+        planning: Tensor,
+        logps: Tensor,
+        entropies: Tensor,
+        advantages: Tensor,
+    ) -> None:
+        """Describe the rollouts of one step; tensors are (B, T), advantages before it were (B,)."""
+        done = batch["completion_mask"].bool()  # (B, T)
+        high = top_share(entropies, done, HIGH_ENTROPY)  # (B, T)
+        grams, followers = gram_counts(self.texts, self.lexicon)
+        nll, entropy = class_sums(-logps, planning, done), class_sums(entropies, planning, done)
+        groups = self.rewards.view(-1, self.group_size)  # (B/G, G)
+        plain = batch["advantages"][:, None].expand_as(advantages)  # (B, T)
+        self.row = {
+            "step": step,
+            "n_completions": len(self.texts),
+            "n_groups": len(groups),
+            "n_zero_variance_groups": int((groups.std(1, correction=0) == 0).sum()),
+            "n_clipped": self.ended.count(False),
+            "n_no_planning": int((~planning.any(1)).sum()),
+            "n_credit_changed": int(((advantages != plain) & done).sum()),
+            "length_sum": int(done.sum()),
+            "reward_sum": self.rewards.sum().item(),
+            "reasons": dict(Counter(self.reasons)),
+            "errors": dict(Counter(e.kind for e in self.errors if e)) if self.explain else None,
+            "n_planning": int(planning.sum()),
+            "n_execution": int((done & ~planning).sum()),
+            "n_high_entropy": int(high.sum()),
+            "n_high_entropy_planning": int((high & planning).sum()),
+            "grams": grams,
+            "followers": followers,
+            **{f"nll_{k}": v for k, v in nll.items()},
+            **{f"entropy_{k}": v for k, v in entropy.items()},
+        }
+        self._keep_rollouts(step, batch["completion_ids"], done, planning, logps, entropies)
+
+    def close_step(self, logs: dict) -> None:
+        """Write the step's row, with the trainer's loss, gradient norm and learning rate."""
+        now = time.monotonic()
+        trained = {k: logs[k] for k in ("loss", "grad_norm", "learning_rate")}
+        self.folder.append("steps.jsonl", {**self.row, **trained, "seconds": now - self.clock})
+        self.clock = now
+
+    def add_evaluation(self, step: int, result: dict) -> None:
+        self.folder.append("evals.jsonl", {"step": step, **result})
+
+    # --- rollouts for the viewer ---
+
+    def _keep_rollouts(self, step, ids, done, planning, logps, entropies) -> None:
+        for i in range(min(self.rollouts_kept, len(ids))):
+            n = int(done[i].sum())
+            row = {
+                "step": step,
+                "prompt": self.prompts[i],
+                "completion": self.texts[i],
+                "reason": self.reasons[i],
+                "error": self.errors[i].kind if self.errors[i] else None,
+                "tokens": [self.tokenizer.decode([t]) for t in ids[i, :n].tolist()],
+                "planning": planning[i, :n].int().tolist(),
+                "logp": [round(v, 4) for v in logps[i, :n].tolist()],
+                "entropy": [round(v, 4) for v in entropies[i, :n].tolist()],
+            }
+            self.folder.append("rollouts.jsonl", row)

@@ -1,0 +1,57 @@
+"""Solutions sampled from a base policy: the corpus of the lexicon, and what to score it on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from hicra.lexicon import Lexicon
+from hicra.paths import data_path
+from hicra.planning import PlanningTagger, SpanTagger
+from hicra.profiles import Profile
+from hicra.rewards import grade
+from hicra.sandbox import problems, true_spans
+from hicra.scoring import TokenScore, token_scores
+
+
+class Rollout(NamedTuple):
+    prompt: str
+    text: str
+    correct: bool
+
+
+def base_rollouts(profile: Profile, n: int, seed: int) -> list[Rollout]:
+    """`n` solutions of training problems by the profile's base policy at its sampling temperature."""
+    from hicra import engine
+
+    model, tokenizer = engine.load_policy(data_path(profile.base), lora_rank=0, seed=seed)
+    generate = engine.text_generator(
+        model,
+        tokenizer,
+        max_new_tokens=profile.max_completion_length,
+        temperature=profile.temperature,
+        seed=seed,
+    )
+    chosen = problems(n, seed)
+    texts = generate([p.prompt for p in chosen])
+    grades = grade(texts, [p.answer for p in chosen])
+    return [
+        Rollout(p.prompt, t, g.reward > 0) for p, t, g in zip(chosen, texts, grades, strict=True)
+    ]
+
+
+def score_on_true_spans(
+    lexicon: Lexicon, rollouts: Sequence[Rollout], profile: Profile
+) -> TokenScore:
+    """Token precision, recall and F1 of the lexicon's planning mask against the sandbox's own."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(data_path(profile.base))
+    tokenizer.padding_side = "right"
+    batch = tokenizer([r.text for r in rollouts], return_tensors="pt", padding=True)
+    ids, mask = batch["input_ids"], batch["attention_mask"]  # (B, T)
+    truth = SpanTagger(lambda text: [s[:2] for s in true_spans(text)], tokenizer)(ids, mask)
+    found: torch.Tensor = PlanningTagger(lexicon, tokenizer)(ids, mask)  # (B, T)
+    return token_scores(found, truth)

@@ -1,0 +1,171 @@
+"""Run folders: manifest, atomic writes, resume, checksums.
+
+A run record is what figures are made from. It needs no model to be read:
+
+    manifest.json      settings, seeds, versions, hashes of lexicon, data and base; state of the run
+    steps.jsonl        sufficient statistics of each step's rollouts (dynamics.py gives them meaning)
+    evals.jsonl        held-out accuracy and length
+    rollouts.jsonl     a sample of rollouts with per-token values
+
+The last three grow line by line while the run goes on and are compressed (.gz) when it ends.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+
+FORMAT = 1
+RECORDS = ("steps.jsonl", "evals.jsonl", "rollouts.jsonl")
+
+
+class RunError(ValueError):
+    """A run folder that cannot be used as it is; the message says what to do."""
+
+
+def sha256(data: bytes | str) -> str:
+    return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def folder_sha256(folder: Path, pattern: str = "*") -> str:
+    """One hash over the folder's files, by relative name; their order on disk does not matter."""
+    files = sorted(p for p in Path(folder).rglob(pattern) if p.is_file())
+    return sha256("\n".join(f"{p.relative_to(folder)} {file_sha256(p)}" for p in files))
+
+
+def canonical(value) -> str:
+    """JSON with sorted keys: the same text whatever the order of a dict's keys."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data.encode() if isinstance(data, str) else data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_json(path: Path) -> dict:
+    try:
+        return json.loads(Path(path).read_text())
+    except json.JSONDecodeError as error:
+        raise RunError(f"{path} is torn or edited ({error}); delete the run folder and rerun") from error
+
+
+def _differences(old: dict, new: dict) -> list[str]:
+    keys = sorted(set(old) | set(new))
+    return [f"{k}: {old.get(k)!r} there, {new.get(k)!r} asked" for k in keys if old.get(k) != new.get(k)]
+
+
+class RunFolder:
+    """One run on disk. `settings` decide its numbers; a folder made with others is refused."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    @property
+    def manifest_path(self) -> Path:
+        return self.path / "manifest.json"
+
+    def manifest(self) -> dict:
+        """The manifest; RunError where there is none."""
+        if not self.manifest_path.exists():
+            raise RunError(f"{self.path} holds no run record; train the run first (make study)")
+        return read_json(self.manifest_path)
+
+    def check(self, settings: dict) -> None:
+        """RunError for a folder made with other settings; writes nothing."""
+        if not self.manifest_path.exists():
+            return
+        different = _differences(self.manifest()["settings"], json.loads(canonical(settings)))
+        if different:
+            raise RunError(
+                f"{self.path} was made with other settings ({'; '.join(different)}); "
+                "choose another folder, or delete this one to run anew"
+            )
+
+    def open(self, settings: dict, **context) -> None:
+        """Start or continue the run. Raises RunError for a folder made with other settings."""
+        self.check(settings)
+        if self.manifest_path.exists():
+            return
+        manifest = {"format": FORMAT, "settings": settings, **context, "state": "running"}
+        write_atomic(self.manifest_path, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+
+    @property
+    def finished(self) -> bool:
+        return self.manifest_path.exists() and self.manifest()["state"] == "finished"
+
+    def progress(self) -> tuple[int, int]:
+        """Steps recorded, and steps in all (0, 0 before the run has begun)."""
+        if not self.manifest_path.exists():
+            return 0, 0
+        total = self.manifest()["settings"]["steps"]
+        if self.finished:
+            return total, total
+        path = self.path / "steps.jsonl"
+        return (path.read_bytes().count(b"\n") if path.exists() else 0), total
+
+    def append(self, name: str, row: dict) -> None:
+        """Add one canonical JSON line to a record file of the run under way, on disk at return."""
+        with open(self.path / name, "a") as stream:
+            stream.write(canonical(row) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def rewind(self, step: int) -> None:
+        """Drop what was recorded after the checkpoint of `step` updates, torn last lines included.
+
+        Step s is sampled before update s + 1, an evaluation at s after update s: the checkpoint of
+        `step` holds steps below it and evaluations up to it.
+        """
+        for name in RECORDS:
+            rows = self._whole_lines(name)
+            kept = [r for r in rows if r["step"] < step + (name == "evals.jsonl" and step > 0)]
+            write_atomic(self.path / name, "".join(canonical(r) + "\n" for r in kept))
+
+    def _whole_lines(self, name: str) -> list[dict]:
+        path = self.path / name
+        text = path.read_text() if path.exists() else ""
+        return [json.loads(line) for line in text.splitlines(True) if line.endswith("\n")]
+
+    def finish(self, **results) -> None:
+        """Compress the record files, note their checksums and mark the run finished."""
+        for name in RECORDS:
+            data = (self.path / name).read_bytes()
+            write_atomic(self.path / f"{name}.gz", gzip.compress(data, mtime=0))
+        sums = {n: file_sha256(self.path / f"{n}.gz") for n in RECORDS}
+        manifest = {**self.manifest(), **results, "state": "finished", "sha256": sums}
+        write_atomic(self.manifest_path, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+        for name in RECORDS:
+            (self.path / name).unlink()
+
+    def read(self, name: str) -> list[dict]:
+        """Rows of a record file; RunError names a file that is missing, torn or tampered with."""
+        wanted = self.manifest().get("sha256")
+        if wanted is None:
+            return self._whole_lines(name)
+        path = self.path / f"{name}.gz"
+        if not path.exists():
+            raise RunError(f"{path} is missing; delete the run folder and rerun")
+        if file_sha256(path) != wanted[name]:
+            raise RunError(f"{path} was changed after the run (its checksum differs); rerun it")
+        return [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]

@@ -1,0 +1,362 @@
+"""The offline problem world: problems, worked solutions with true planning spans, exact error labels.
+
+Four families of arithmetic problems. Each can be attacked by three or four *strategies* whose
+success rates lie far apart: one works step by step and is easy to carry out, one answers in a single
+hard step (sound, but a small model slips), and shortcuts fit only a few problems. A solution is
+
+    strategic phrase, steps, [backtracing phrase, strategic phrase, steps,] conclusion with \\boxed{}
+
+so which tokens plan and which compute is known by construction. The world is a test bed for the
+study's instruments, not a language model: figures made from it say so.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+# A strategy is a generator: it yields (expression, true value) and is sent the value the solution
+# states; ("try", None) asks for a guess. It returns the answer that follows from the stated values.
+Program = Generator[tuple[str, int | None], int, int]
+
+
+@dataclass(frozen=True)
+class SandboxProblem:
+    """One problem: its family, its numbers, the prompt a policy reads and the true answer."""
+
+    family: str
+    numbers: tuple[int, ...]
+    problem: str
+    answer: str
+
+    @property
+    def prompt(self) -> str:
+        return f"Problem: {self.problem}\nSolution:"
+
+
+class Span(NamedTuple):
+    """Characters [start, end) of a planning phrase, and the intent it states."""
+
+    start: int
+    end: int
+    intent: str
+
+
+@dataclass(frozen=True)
+class WorkedSolution:
+    text: str
+    spans: tuple[Span, ...]
+    strategies: tuple[str, ...]
+    correct: bool
+
+
+class Failure(NamedTuple):
+    """Why a completion is wrong: "planning" (wrong or unfinished plan) or "execution" (a slip)."""
+
+    kind: str
+    detail: str
+
+
+# --- strategies -----------------------------------------------------------------------------------
+
+
+def _split(a: int, b: int) -> Program:
+    tens, ones = a - a % 10, a % 10
+    high = yield f"{tens} times {b}", tens * b
+    low = yield f"{ones} times {b}", ones * b
+    return (yield f"{high} plus {low}", high + low)
+
+
+def _direct_product(a: int, b: int) -> Program:
+    return (yield f"{a} times {b}", a * b)
+
+
+def _round_off(a: int, b: int) -> Program:
+    near = (a + 5) // 10 * 10
+    return (yield f"{near} times {b}", near * b)
+
+
+def _nearest_multiple(n: int, d: int) -> Program:
+    multiple = yield f"{n // d} times {d}", n // d * d
+    return (yield f"{n} minus {multiple}", n - multiple)
+
+
+def _direct_remainder(n: int, d: int) -> Program:
+    return (yield f"{n} mod {d}", n % d)
+
+
+def _digit_sum(n: int, d: int) -> Program:
+    return (yield f"{n // 10} plus {n % 10}", n // 10 + n % 10)
+
+
+def _undo(b: int, c: int, r: int) -> Program:
+    rest = yield f"{r} minus {c}", r - c
+    return (yield f"{rest} over {b}", rest // b)
+
+
+def _trial(b: int, c: int, r: int) -> Program:
+    guess = yield "try", None
+    product = yield f"{b} times {guess}", b * guess
+    total = yield f"{product} plus {c}", product + c
+    return guess if total == r else -1  # -1: the plan ends without an answer that fits
+
+
+def _ignore_constant(b: int, c: int, r: int) -> Program:
+    return (yield f"{r} over {b}", r // b)
+
+
+def _direct_equation(b: int, c: int, r: int) -> Program:
+    return (yield f"{r} minus {c} over {b}", (r - c) // b)
+
+
+def _in_order(a: int, b: int, c: int) -> Program:
+    first = yield f"{a} plus {b}", a + b
+    return (yield f"{first} plus {c}", first + c)
+
+
+def _at_once(a: int, b: int, c: int) -> Program:
+    return (yield f"{a} plus {b} plus {c}", a + b + c)
+
+
+def _middle(a: int, b: int, c: int) -> Program:
+    return (yield f"{b} times 3", 3 * b)
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """A way to solve one family, with two wordings; every frame fits every wording."""
+
+    name: str
+    family: str
+    wordings: tuple[str, str]
+    program: Callable[..., Program]
+
+
+STRATEGIES: tuple[Strategy, ...] = (
+    Strategy("split", "product", ("split into tens and ones", "take the tens and ones apart"), _split),
+    Strategy("direct_product", "product", ("multiply in one go", "find the product directly"), _direct_product),
+    Strategy("round_off", "product", ("round to the nearest ten", "use a rounded number instead"), _round_off),
+    Strategy("nearest_multiple", "remainder", ("find the largest multiple below", "take away the closest multiple"), _nearest_multiple),
+    Strategy("direct_remainder", "remainder", ("read off the remainder", "see at once what remains"), _direct_remainder),
+    Strategy("digit_sum", "remainder", ("look at the digit sum", "use the sum of the digits"), _digit_sum),
+    Strategy("undo", "equation", ("undo the operations in turn", "work backwards from the result"), _undo),
+    Strategy("trial", "equation", ("test a value for x", "guess a number and check it"), _trial),
+    Strategy("ignore_constant", "equation", ("leave the constant aside", "treat the constant as small"), _ignore_constant),
+    Strategy("direct_equation", "equation", ("solve for x in one go", "see at once what x is"), _direct_equation),
+    Strategy("in_order", "sum", ("add from left to right", "go through the numbers in order"), _in_order),
+    Strategy("at_once", "sum", ("add everything at once", "take the total in one go"), _at_once),
+    Strategy("middle", "sum", ("use the middle number", "take the middle number for all"), _middle),
+)  # fmt: skip
+FAMILIES = ("product", "remainder", "equation", "sum")
+HELD_OUT_MOST = 256
+
+# Every strategic intent is a frame and a wording: 4 x 2 ways by deduction, 4 x 2 by branching.
+DEDUCTION = (
+    "We know that we can",
+    "It follows that we can",
+    "The key idea is to",
+    "Notice that we only need to",
+)
+BRANCHING = (
+    "Let's try to",
+    "One way forward is to",
+    "Another approach is to",
+    "Maybe we could instead",
+)
+BACKTRACING = (
+    "But wait, that does not look right.",
+    "Hold on, we should go back.",
+    "But the problem asks for more.",
+    "Hmm, this does not seem to fit.",
+    "Let me check this again.",
+    "On second thought, that was wrong.",
+)
+# Procedural boilerplate: as frequent as the phrases above, and no plan at all.
+CONNECTIVES = ("", "", "so we get", "this gives us", "then we have", "and next")
+EQUALS = ("makes", "is", "gives")
+CONCLUSIONS = ("So the answer is", "Which gives us", "And that leaves", "The result is then")
+
+
+# --- problems -------------------------------------------------------------------------------------
+
+
+def _numbers(family: str, rng: random.Random) -> tuple[int, ...]:
+    if family == "product":
+        return rng.randint(12, 99), rng.randint(3, 9)
+    if family == "remainder":
+        return rng.randint(20, 99), rng.randint(3, 9)
+    if family == "equation":
+        b, x, c = rng.randint(2, 9), rng.randint(2, 12), rng.randint(3, 20)
+        return b, c, b * x + c
+    return rng.randint(11, 49), rng.randint(11, 49), rng.randint(11, 49)
+
+
+def make_problem(family: str, numbers: tuple[int, ...]) -> SandboxProblem:
+    """The problem of `family` with these numbers; ValueError for an unknown family."""
+    if family not in FAMILIES:
+        raise ValueError(f"unknown problem family {family!r}; choose one of {', '.join(FAMILIES)}")
+    n = numbers
+    text, answer = {
+        "product": lambda: (f"What is {n[0]} times {n[1]}?", n[0] * n[1]),
+        "remainder": lambda: (f"What remains when {n[0]} is divided by {n[1]}?", n[0] % n[1]),
+        "equation": lambda: (f"Which x has {n[0]} times x plus {n[1]} equal to {n[2]}?", (n[2] - n[1]) // n[0]),
+        "sum": lambda: (f"What do {n[0]}, {n[1]} and {n[2]} add up to?", sum(n)),
+    }[family]()  # fmt: skip
+    return SandboxProblem(family, n, text, str(answer))
+
+
+def is_held_out(problem: SandboxProblem) -> bool:
+    """A fixed eighth of all problems, by their numbers: never trained on, by any seed."""
+    return sum(k * n for k, n in zip((7, 11, 13), problem.numbers, strict=False)) % 8 == 0
+
+
+def problems(n: int, seed: int, *, held_out: bool = False) -> list[SandboxProblem]:
+    """`n` problems, families in turn; training and held-out problems are disjoint by construction.
+
+    Held-out problems are distinct from each other; training problems may recur. Raises ValueError
+    for more held-out problems than the smallest family has.
+    """
+    if held_out and n > HELD_OUT_MOST:
+        raise ValueError(f"{n} held-out problems asked; the world has at most {HELD_OUT_MOST}")
+    rng, found, seen = random.Random(f"problems-{seed}-{held_out}"), [], set()
+    while len(found) < n:
+        problem = make_problem(
+            FAMILIES[len(found) % 4], _numbers(FAMILIES[len(found) % 4], rng)
+        )
+        if is_held_out(problem) == held_out and not (held_out and problem in seen):
+            found.append(problem)
+            seen.add(problem)
+    return found
+
+
+# --- worked solutions -----------------------------------------------------------------------------
+
+
+class _Writer:
+    """Text being written, with the spans of its planning phrases."""
+
+    def __init__(self) -> None:
+        self.text, self.spans = "", []
+
+    def add(self, piece: str, intent: str | None = None) -> None:
+        self.text += " "
+        if intent is not None:
+            self.spans.append(Span(len(self.text), len(self.text) + len(piece), intent))
+        self.text += piece
+
+
+def _sentence(piece: str) -> str:
+    return piece[0].upper() + piece[1:]
+
+
+def _write_attempt(out: _Writer, strategy: Strategy, problem: SandboxProblem, rng: random.Random):
+    frame, wording = rng.choice(DEDUCTION + BRANCHING), rng.choice(strategy.wordings)
+    out.add(f"{frame} {wording}", strategy.name)
+    out.text += "."
+    program, stated = strategy.program(*problem.numbers), None
+    while True:
+        try:
+            expression, value = program.send(stated)
+        except StopIteration as end:
+            return end.value
+        if value is None:
+            stated = rng.randint(2, 12)
+            out.add(f"Try {stated}.")
+            continue
+        stated = value
+        words = f"{rng.choice(CONNECTIVES)} {expression} {rng.choice(EQUALS)} {value}.".strip()
+        out.add(_sentence(words))
+
+
+def worked_solution(
+    problem: SandboxProblem, rng: random.Random, *, p_backtrace: float = 0.15, best: float = 0.0
+) -> WorkedSolution:
+    """A solution whose arithmetic is right and whose strategies are picked almost at random.
+
+    `best` is the probability of taking the first (reliable) strategy outright instead of a uniform
+    draw. Every attempt is given up with probability `p_backtrace`, at most once.
+    """
+    choices = [s for s in STRATEGIES if s.family == problem.family]
+    out, used = _Writer(), []
+    while True:
+        strategy = choices[0] if rng.random() < best else rng.choice(choices)
+        used.append(strategy.name)
+        answer = _write_attempt(out, strategy, problem, rng)
+        if len(used) == 2 or (answer >= 0 and rng.random() >= p_backtrace):
+            break
+        out.add(rng.choice(BACKTRACING).rstrip("."), "backtrace")
+        out.text += "."
+    out.add(f"{rng.choice(CONCLUSIONS)} \\boxed{{{max(answer, 0)}}}.")
+    return WorkedSolution(out.text, tuple(out.spans), tuple(used), str(answer) == problem.answer)
+
+
+# --- reading solutions back -----------------------------------------------------------------------
+
+_WORDING = {w: s.name for s in STRATEGIES for w in s.wordings}
+_FRAMES = "|".join(map(re.escape, DEDUCTION + BRANCHING))
+_PLAN = re.compile(f"(?:{_FRAMES}) ({'|'.join(map(re.escape, _WORDING))})")
+_BACK = re.compile("|".join(re.escape(b.rstrip(".")) for b in BACKTRACING))
+_STEP = re.compile(
+    rf"Try (?P<guess>\d{{1,6}})\.|(?P<expr>\d+(?: (?:times|plus|minus|over|mod) \d+)+) "
+    rf"(?:{'|'.join(EQUALS)}) (?P<value>\d{{1,6}})",
+    re.IGNORECASE,
+)
+_BOX = re.compile(r"\\boxed\{(\d{1,6})\}")
+
+
+def true_spans(text: str) -> list[Span]:
+    """Every planning phrase of the world in `text`, in order (works on sampled text as well)."""
+    spans = [Span(*m.span(), _WORDING[m[1]]) for m in _PLAN.finditer(text)]
+    return sorted(spans + [Span(*m.span(), "backtrace") for m in _BACK.finditer(text)])
+
+
+def _statements(text: str) -> Iterator[tuple[str, int]]:
+    for m in _STEP.finditer(text):
+        yield ("try", int(m["guess"])) if m["guess"] else (m["expr"], int(m["value"]))
+
+
+def _follow(program: Program, statements: list[tuple[str, int]], *, stated: bool) -> int | Failure:
+    """Run `program` on what the solution states, or on true values (guesses stay the solution's)."""
+    send = None
+    for position in range(len(statements) + 1):
+        try:
+            expression, value = program.send(send)
+        except StopIteration as end:
+            return end.value
+        if position == len(statements):
+            return Failure("planning", f"unfinished: {expression} is missing")
+        said, result = statements[position]
+        send = result if stated or value is None else value
+        if stated and (said != expression or value not in (None, result)):
+            return Failure("execution", f"step {position + 1}: {said} = {result}, not {expression} = {value}")
+    return Failure("execution", "statements beyond the end of the plan")
+
+
+def explain_failure(problem: SandboxProblem, completion: str) -> Failure | None:
+    """None where the boxed answer is right, else why it is wrong.
+
+    The last attempt decides. It is replayed with true arithmetic first: a plan that would not have
+    reached the answer is a planning error; otherwise the first deviating step is the execution error.
+    """
+    boxes = _BOX.findall(completion)
+    if boxes and boxes[-1] == problem.answer:
+        return None
+    plans = [m for m in _PLAN.finditer(completion)]
+    if not plans:
+        return Failure("planning", "no plan of this world is stated")
+    strategy = next(s for s in STRATEGIES if s.name == _WORDING[plans[-1][1]])
+    if strategy.family != problem.family:
+        return Failure("planning", f"{strategy.name} does not fit a {problem.family} problem")
+    statements = list(_statements(completion[plans[-1].end() :]))
+    planned = _follow(strategy.program(*problem.numbers), statements, stated=False)
+    if isinstance(planned, Failure):
+        return planned
+    if str(planned) != problem.answer:
+        return Failure("planning", f"{strategy.name} leads to {planned}, not {problem.answer}")
+    if not boxes:
+        return Failure("planning", "unfinished: no boxed answer")
+    slip = _follow(strategy.program(*problem.numbers), statements, stated=True)
+    return slip if isinstance(slip, Failure) else Failure("execution", f"boxed {boxes[-1]}, not {slip}")

@@ -1,0 +1,82 @@
+"""HICRA is GRPO plus one change, and `HicraMixin` is that change.
+
+`StudyMixin` adds what the study needs on top: the comparison arms, and a record of the dynamics.
+Both sit on TRL's GRPOTrainer (or the class Unsloth puts in its place); group statistics stay TRL's.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+from transformers import TrainerCallback
+
+from hicra.credit import credit, hicra_advantages
+from hicra.planning import PlanningTagger
+from hicra.recorder import Recorder
+
+
+class HicraMixin:
+    """GRPO with HICRA's credit: `class MyTrainer(HicraMixin, GRPOTrainer)`.
+
+    The only change is that advantages (B,) become (B, T), raised by alpha * |A| on planning tokens
+    (paper, section 4). It happens before TRL shuffles the batch, so groups and rows still agree.
+    """
+
+    def __init__(self, *args, planning_tagger: PlanningTagger, alpha: float = 0.2, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.planning_tagger, self.alpha = planning_tagger, alpha
+
+    def credit(self, batch: dict[str, Tensor]) -> Tensor:
+        """Per-token advantages (B, T) of a scored batch whose advantages are still (B,)."""
+        mask = self.planning_tagger(batch["completion_ids"], batch["completion_mask"])  # (B, T)
+        return hicra_advantages(batch["advantages"], mask, self.alpha)  # (B, T)
+
+    def _generate_and_score_completions(self, inputs):
+        batch = super()._generate_and_score_completions(inputs)
+        batch["advantages"] = self.credit(batch)  # (B,) -> (B, T)
+        return batch
+
+
+class StudyMixin(HicraMixin):
+    """HicraMixin with the credit of any arm, and a record of every step's rollouts."""
+
+    def __init__(self, *args, arm: str, recorder: Recorder, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.arm, self.recorder = arm, recorder
+
+    def credit(self, batch: dict[str, Tensor]) -> Tensor:
+        planning = self.planning_tagger(batch["completion_ids"], batch["completion_mask"])  # (B, T)
+        logps, entropies = self.recorder.score(self.model, batch)  # (B, T), (B, T)
+        advantages = credit(
+            # Entropy Regularization is GRPO with TRL's own bonus in the loss.
+            "grpo" if self.arm == "entropy_reg" else self.arm,
+            batch["advantages"],  # (B,)
+            planning_mask=planning,
+            entropies=entropies,
+            completion_mask=batch["completion_mask"].bool(),
+            rewards=self.recorder.rewards.to(batch["advantages"]),  # (B,)
+            group_size=self.num_generations,
+            alpha=self.alpha,
+        )  # (B, T)
+        self.recorder.observe(
+            self.state.global_step, batch, planning, logps, entropies, advantages
+        )
+        return advantages
+
+
+class RecordCallback(TrainerCallback):
+    """Completes a step's record with the trainer's own numbers, and evaluates on schedule."""
+
+    def __init__(self, recorder: Recorder, evaluate, every: int) -> None:
+        self.recorder, self.evaluate, self.every = recorder, evaluate, every
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.global_step == 0:
+            self.recorder.add_evaluation(0, self.evaluate())
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step % self.every == 0 or state.global_step == state.max_steps:
+            self.recorder.add_evaluation(state.global_step, self.evaluate())
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if "loss" in logs:
+            self.recorder.close_step(logs)

@@ -1,0 +1,175 @@
+"""One run: profile, arm and seed in, a finished run folder out.
+
+Called in a process of its own (`python -m hicra train`), one thread each, so that a run's numbers do
+not depend on what else the machine does, and several runs share the cores.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+from hicra.lexicon import Lexicon
+from hicra.paths import data_path
+from hicra.profiles import ARMS, Profile
+from hicra.runs import RunFolder, folder_sha256, sha256
+from hicra.sandbox import SandboxProblem, explain_failure, is_held_out, problems
+
+PACKAGES = ("torch", "transformers", "trl", "unsloth", "numpy")
+# Settings that change a run's cost or keeping, not its numbers.
+NOT_DECISIVE = ("seeds", "checkpoint_every", "lexicon_rollouts", "rollouts_kept")
+
+
+def explain_row(row: dict, completion: str):
+    """`explain_failure` for a problem as it stands in a data set's column."""
+    return explain_failure(SandboxProblem(**{**row, "numbers": tuple(row["numbers"])}), completion)
+
+
+def training_rows(profile: Profile, seed: int) -> list[dict]:
+    """The run's prompts in order; the seed decides them, so arms of one seed see the same."""
+    chosen = problems(profile.steps * profile.prompts_per_step, seed)
+    assert not any(map(is_held_out, chosen))
+    return [{"prompt": p.prompt, "answer": p.answer, "problem": json.dumps(asdict(p))} for p in chosen]
+
+
+def run_settings(profile: Profile, arm: str, seed: int, lexicon: Lexicon) -> dict:
+    """What decides the run's numbers; a folder made with other settings is refused."""
+    if arm not in ARMS:
+        raise ValueError(f"unknown arm {arm!r}; choose one of: {', '.join(ARMS)}")
+    kept = {k: v for k, v in profile.settings().items() if k not in NOT_DECISIVE}
+    return {
+        **kept,
+        "arm": arm,
+        "seed": seed,
+        "lexicon_sha256": lexicon.sha256,
+        "base_sha256": folder_sha256(data_path(profile.base), "*.safetensors"),
+        "prompts_sha256": sha256(json.dumps(training_rows(profile, seed))),
+    }
+
+
+def grpo_config(profile: Profile, arm: str, seed: int, out: Path):
+    """TRL's configuration of the paper's GRPO: no division by std, clip-higher, token mean, no KL."""
+    from trl import GRPOConfig
+
+    return GRPOConfig(
+        output_dir=str(out),
+        per_device_train_batch_size=profile.prompts_per_step * profile.group_size,
+        num_generations=profile.group_size,
+        max_completion_length=profile.max_completion_length,
+        temperature=profile.temperature,
+        scale_rewards="none",  # method: A = R - mean, no std
+        loss_type="dapo",
+        epsilon=profile.epsilon_low,
+        epsilon_high=profile.epsilon_high,
+        beta=profile.kl_beta,
+        entropy_coef=profile.entropy_coef if arm == "entropy_reg" else 0.0,
+        max_steps=profile.steps,
+        learning_rate=profile.learning_rate,
+        lr_scheduler_type="constant_with_warmup",
+        warmup_steps=profile.warmup_steps,
+        adam_beta2=profile.adam_beta2,
+        max_grad_norm=profile.max_grad_norm,
+        weight_decay=0.0,
+        shuffle_dataset=False,
+        logging_steps=1,
+        save_steps=profile.checkpoint_every,
+        save_total_limit=1,
+        report_to=[],
+        disable_tqdm=True,
+        use_cpu=not _has_gpu(),
+        bf16=False,
+        gradient_checkpointing=False,
+        dataloader_pin_memory=False,
+        seed=seed,
+    )
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def train(profile: Profile, arm: str, seed: int, folder: Path | str) -> RunFolder:
+    """Train one arm and seed into `folder`, resuming from its last checkpoint where there is one.
+
+    A finished run made with the same settings is returned as it is. Raises RunError for a folder
+    made with other settings, ValueError for an unknown arm; both before anything is written.
+    """
+    lexicon = Lexicon.load(profile.lexicon)
+    run = RunFolder(folder)
+    settings = run_settings(profile, arm, seed, lexicon)
+    run.open(settings, versions={p: version(p) for p in PACKAGES}, lexicon=lexicon.name, world=profile.world)
+    if run.finished:
+        return run
+    started = time.monotonic()
+    trainer = _make_trainer(profile, arm, seed, run, lexicon)
+    checkpoint = _last_checkpoint(run.path / "checkpoints")
+    run.rewind(int(checkpoint.name.split("-")[1]) if checkpoint else 0)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trainer.save_model(str(run.path / "policy"))
+    run.finish(wall_seconds=round(time.monotonic() - started, 1))
+    return run
+
+
+def _last_checkpoint(folder: Path) -> Path | None:
+    found = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
+    return found[-1] if found else None
+
+
+def _make_trainer(profile: Profile, arm: str, seed: int, run: RunFolder, lexicon: Lexicon):
+    from hicra import engine  # imports Unsloth, so before TRL
+
+    from datasets import Dataset
+    from trl import GRPOTrainer
+
+    from hicra.evaluate import evaluate
+    from hicra.planning import PlanningTagger
+    from hicra.recorder import Recorder
+    from hicra.trainer import RecordCallback, StudyMixin
+
+    model, tokenizer = engine.load_policy(data_path(profile.base), lora_rank=profile.lora_rank, seed=seed)
+    recorder = Recorder(
+        run,
+        lexicon=lexicon,
+        tokenizer=tokenizer,
+        temperature=profile.temperature,
+        statistics=engine.token_statistics,
+        explain=explain_row,
+        group_size=profile.group_size,
+        rollouts_kept=profile.rollouts_kept,
+    )
+    generate = engine.text_generator(
+        model,
+        tokenizer,
+        max_new_tokens=profile.max_completion_length,
+        temperature=profile.eval_temperature,
+        seed=0,
+    )
+    held_out = problems(profile.eval_problems, 0, held_out=True)
+
+    def score_policy() -> dict:
+        return evaluate(
+            generate,
+            held_out,
+            samples=profile.eval_samples,
+            explain=explain_failure,
+            length=lambda text: len(tokenizer(text)["input_ids"]),
+        )
+
+    StudyTrainer = type("StudyTrainer", (StudyMixin, GRPOTrainer), {})
+    return StudyTrainer(
+        model=model,
+        processing_class=tokenizer,
+        args=grpo_config(profile, arm, seed, run.path / "checkpoints"),
+        train_dataset=Dataset.from_list(training_rows(profile, seed)),
+        reward_funcs=recorder,
+        callbacks=[RecordCallback(recorder, score_policy, profile.eval_every)],
+        planning_tagger=PlanningTagger(lexicon, tokenizer),
+        alpha=profile.alpha,
+        arm=arm,
+        recorder=recorder,
+    )

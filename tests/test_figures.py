@@ -1,0 +1,202 @@
+"""Figures: the numbers are read back out of what was drawn, and files do not change."""
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import pyplot as plt
+
+from hicra import figures
+
+WORLD = "sandbox: 1.5 M-parameter Llama, not a language model"
+CHANGES = ["semantic_entropy_change", "semantic_entropy_matched_change"]
+
+
+def make(seeds=(0, 1), arms=("grpo", "hicra")):
+    """Three steps a run; seeds are 0.02 apart and HICRA lies 0.1 above GRPO unless set below."""
+    steps = []
+    for arm in arms:
+        for seed in seeds:
+            up = 0.02 * seed + (0.1 if arm == "hicra" else 0.0)
+            for s in range(3):
+                steps.append({"arm": arm, "seed": seed, "step": s} | _step(s, up))
+    frame = pd.DataFrame(steps)
+    evals = frame.loc[frame["step"] != 1, ["arm", "seed", "step"]].copy()
+    evals["accuracy"] = 0.4 + frame["semantic_entropy"] - 5
+    return frame, evals
+
+
+def _step(s, up):
+    return {
+        "perplexity_planning": 4 - s + up,
+        "perplexity_execution": 2.0,
+        "relative_perplexity_planning": 1 - 0.25 * s,
+        "relative_perplexity_execution": 1.0,
+        "entropy_planning": 1.2 + up,
+        "entropy_execution": 0.3 + up,
+        "semantic_entropy": 5 + 0.1 * s + up,
+        "semantic_entropy_change": 0.1 * s,
+        "semantic_entropy_matched": 4 + up,
+        "semantic_entropy_matched_change": -0.1 * s,
+        "length": 40 + s,
+        "planning_high_entropy": 0.5 - 0.1 * s + up,
+        "high_entropy_planning": 0.3 + 0.1 * s + up,
+        "reason_wrong": 0.5 - 0.1 * s,
+        "reason_right": 0.4 + 0.1 * s,
+        "reason_no_box": 0.1,
+        "error_planning": 0.3 - 0.1 * s,
+        "error_execution": 0.2,
+        "error_planning_share": (0.3 - 0.1 * s) / (0.5 - 0.1 * s),
+    }
+
+
+def _draw(name, frame, evals):
+    function = getattr(figures, name)
+    needs_evals = name in ("two_phase", "hicra_vs_grpo")
+    return function(frame, evals, WORLD) if needs_evals else function(frame, WORLD)
+
+
+FIGURES = ["two_phase", "hicra_vs_grpo", "entropy_overlap", "reasons", "errors"]
+
+
+def _line(ax, label):
+    [line] = [line for line in ax.lines if line.get_label().startswith(label)]
+    return line.get_ydata()
+
+
+def _texts(figure):
+    return " ".join(text.get_text() for text in figure.findobj(mpl.text.Text))
+
+
+def test_two_phase_draws_the_frame():
+    ratio, entropy, semantic, accuracy, length = figures.two_phase(*make(), WORLD).axes
+    np.testing.assert_allclose(_line(ratio, "planning"), [1, 0.75, 0.5])
+    np.testing.assert_allclose(_line(ratio, "execution"), [1, 1, 1])
+    labels = [text.get_text() for text in ratio.get_legend().get_texts()]
+    assert labels == ["planning (first: 4.01)", "execution (first: 2.00)"]
+    np.testing.assert_allclose(_line(entropy, "planning"), [1.21] * 3)  # mean of 1.20 and 1.22
+    np.testing.assert_allclose(_line(entropy, "execution"), [0.31] * 3)
+    np.testing.assert_allclose(_line(semantic, "plug-in"), [0, 0.1, 0.2])
+    np.testing.assert_allclose(_line(semantic, "size-matched"), [0, -0.1, -0.2])
+    np.testing.assert_allclose(_line(accuracy, "accuracy"), [0.41, 0.61])
+    np.testing.assert_allclose(_line(length, "length"), [40, 41, 42])
+
+
+def test_hicra_vs_grpo_draws_both_arms():
+    plug_in, matched, accuracy = figures.hicra_vs_grpo(*make(), WORLD).axes
+    np.testing.assert_allclose(_line(plug_in, "GRPO"), [5.01, 5.11, 5.21])
+    np.testing.assert_allclose(_line(plug_in, "HICRA"), [5.11, 5.21, 5.31])
+    np.testing.assert_allclose(_line(matched, "HICRA"), [4.11] * 3)
+    np.testing.assert_allclose(_line(accuracy, "GRPO"), [0.41, 0.61])
+    seeds = [line.get_ydata()[0] for line in accuracy.lines if line.get_label() == "_seed"]
+    np.testing.assert_allclose(seeds, [0.40, 0.42, 0.50, 0.52])
+
+
+def test_two_seeds_get_a_whisker_and_three_a_band():
+    two = figures.hicra_vs_grpo(*make(seeds=(0, 1)), WORLD).axes[1]
+    [segment] = two.containers[0].lines[2][0].get_segments()
+    half = 12.706205 * 0.01  # t with 1 degree of freedom; 4.00 and 4.02 have standard error 0.01
+    np.testing.assert_allclose(segment[:, 1], [4.01 - half, 4.01 + half], rtol=1e-6)
+    three = figures.hicra_vs_grpo(*make(seeds=(0, 1, 2)), WORLD).axes[1]
+    band = three.collections[0].get_paths()[0].vertices[:, 1]
+    half = 4.302653 * 0.02 / np.sqrt(3)  # t with 2; standard deviation 0.02
+    np.testing.assert_allclose([band.min(), band.max()], [4.02 - half, 4.02 + half], rtol=1e-6)
+
+
+def test_one_seed_has_no_interval_and_says_so():
+    figure = figures.hicra_vs_grpo(*make(seeds=(3,)), WORLD)
+    assert not figure.axes[0].collections
+    assert not figure.axes[0].containers
+    assert "GRPO n = 1, HICRA n = 1; one seed has no interval" in _texts(figure)
+
+
+def test_entropy_overlap_draws_before_and_after():
+    frame, _ = make()
+    figure = figures.entropy_overlap(frame, WORLD, last=2)
+    planning, high = figure.axes
+    heights = [[bar.get_height() for bar in bars] for bars in planning.containers]
+    # Before: the step 0 value. After: the mean of steps 1 and 2, 0.15 below.
+    np.testing.assert_allclose(heights, [[0.51, 0.36], [0.61, 0.46]])
+    heights = [[bar.get_height() for bar in bars] for bars in high.containers]
+    np.testing.assert_allclose(heights, [[0.31, 0.46], [0.41, 0.56]])
+    points = np.concatenate([dots.get_offsets() for dots in planning.collections])
+    assert sorted(points[:, 1].round(6)) == [0.35, 0.37, 0.45, 0.47, 0.5, 0.52, 0.6, 0.62]
+    assert "mean of the last 2 steps" in _texts(figure).replace("\n", " ")
+
+
+def test_reasons_stack_to_one_in_a_fixed_order():
+    frame, _ = make()
+    figure = figures.reasons(frame, WORLD, arms=["grpo"])
+    [ax] = figure.axes
+    tops = [area.get_paths()[0].vertices[:, 1].max() for area in ax.collections]
+    np.testing.assert_allclose(tops, [0.6, 0.9, 1.0])  # right, then wrong, then no box
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == ["no_box", "wrong", "right"]
+    assert len(figures.reasons(frame, WORLD).axes) == 2
+
+
+def test_errors_draw_both_causes():
+    frame, _ = make()
+    causes, share = figures.errors(frame, WORLD, arm="hicra").axes
+    np.testing.assert_allclose(_line(causes, "planning"), [0.3, 0.2, 0.1])
+    np.testing.assert_allclose(_line(causes, "execution"), [0.2] * 3)
+    np.testing.assert_allclose(_line(share, "planning errors"), [0.6, 0.5, 1 / 3])
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_wears_its_world_and_its_units(name):
+    figure = _draw(name, *make())
+    assert WORLD in _texts(figure)
+    assert "n = 2" in _texts(figure)
+    labels = [ax.get_ylabel() for ax in figure.axes if ax.get_ylabel()]
+    units = ("(ratio)", "(nats/token)", "(bits)", "(share", "(tokens)", "share of")
+    assert labels
+    assert [label for label in labels if not any(unit in label for unit in units)] == []
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_files_are_the_same_on_a_second_run(name, tmp_path):
+    first = figures.save(_draw(name, *make()), tmp_path / "a", name)
+    second = figures.save(_draw(name, *make()), tmp_path / "b", name)
+    assert [path.name for path in first] == [f"{name}.svg", f"{name}.png"]
+    for one, other in zip(first, second, strict=True):
+        assert one.read_bytes() == other.read_bytes()
+
+
+def test_drawing_and_saving_leave_no_trace(tmp_path):
+    before = dict(mpl.rcParams)
+    figures.save(_draw("errors", *make()), tmp_path, "errors")
+    assert dict(mpl.rcParams) == before
+    assert plt.get_fignums() == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["errors.png", "errors.svg"]
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    figure = _draw("errors", *make())
+    (tmp_path / "errors.svg").write_text("old")
+
+    def fail(stream, **_):
+        stream.write(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(figure, "savefig", fail)
+    with pytest.raises(OSError, match="disk full"):
+        figures.save(figure, tmp_path, "errors")
+    assert [path.name for path in tmp_path.iterdir()] == ["errors.svg"]
+    assert (tmp_path / "errors.svg").read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda f, e: figures.two_phase(f.drop(columns="length"), e, WORLD), "no column length"),
+        (lambda f, e: figures.errors(f, WORLD, arm="gated"), "no run of arm .'gated'."),
+        (lambda f, e: figures.errors(f.assign(error_planning=np.nan), WORLD), "holds no value"),
+        (lambda f, e: figures.reasons(f, "  "), "world is empty"),
+        (lambda f, e: figures.reasons(f[["arm", "seed", "step"]], WORLD), "no column reason_"),
+        (lambda f, e: figures.save(figures.errors(f, WORLD), "nowhere", "a/b"), "name='a/b'"),
+    ],
+)
+def test_wrong_input_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(*make())
