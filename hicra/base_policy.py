@@ -108,7 +108,13 @@ class _SaveAt(TrainerCallback):
 
 
 def train_base(
-    out: Path, *, steps: int, weak_steps: int, batch_size: int, learning_rate: float, seed: int
+    out: Path,
+    *,
+    steps: int = 1400,
+    weak_steps: int = 600,
+    batch_size: int = 64,
+    learning_rate: float = 3e-3,
+    seed: int = 0,
 ) -> None:
     """Train the base policies into `out/base` (after `steps`) and `out/weak` (after `weak_steps`).
 

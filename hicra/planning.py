@@ -184,8 +184,7 @@ class _Trie:
         following = np.pad(np.where(words.cut, 0, ids), (0, self._depth))  # a cut fits no gram
         longest = np.zeros(ids.size, np.int64)
         node = self._first[ids]
-        at = np.flatnonzero(node)
-        node = node[at]
+        at, node = np.flatnonzero(node), node[node > 0]
         for depth in range(1, self._depth + 1):
             longest[at[self._is_end[node]]] = depth
             key = node * self._n_ids + following[at + depth]

@@ -88,6 +88,13 @@ def _check(profile: Profile, name: str, value) -> None:
         raise ValueError(f"profile override {name}={value!r} must not be negative")
 
 
+def _seeds(value) -> tuple[int, ...]:
+    good = isinstance(value, list | tuple) and len(set(map(str, value))) == len(value) > 0
+    if not good or not all(type(seed) is int and seed >= 0 for seed in value):
+        raise ValueError(f"profile override seeds={value!r}; give a list of distinct seeds, [0, 1]")
+    return tuple(value)
+
+
 def get_profile(name: str, **overrides) -> Profile:
     """The profile `name` with `overrides`.
 
@@ -102,8 +109,9 @@ def get_profile(name: str, **overrides) -> Profile:
         if key not in known:
             raise ValueError(f"unknown profile field {key!r}; the fields are: {', '.join(known)}")
         if key == "seeds":
-            overrides["seeds"] = value = tuple(value)
-        _check(profile, key, value)
+            overrides["seeds"] = _seeds(value)
+        else:
+            _check(profile, key, value)
     profile = replace(profile, **overrides)
     if not 0 <= profile.alpha < 1:
         raise ValueError(f"alpha={profile.alpha} is outside [0, 1); the paper uses 0.2")

@@ -102,7 +102,8 @@ def test_save_and_load_round_trip(tmp_path):
     )
     lexicon.save(tmp_path / "new" / "mine.json")
     again = Lexicon.load(tmp_path / "new" / "mine.json")
-    assert again == lexicon and again.provenance == lexicon.provenance
+    assert again == lexicon
+    assert again.provenance == lexicon.provenance
     assert again.sha256 == lexicon.sha256
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["mine.json"]
 

@@ -14,8 +14,8 @@ from hicra.planning import PlanningTagger, SpanTagger, token_bytes
 
 SENTENCES = [
     "So, we need to find x. Wait, no! Let's try a different approach: use the fact that",
-    "## Step 1: we can see that caf\u00e9 \u2019s \u03c0 \u2264 2.\n## Step 2\nBut wait, so after \\(x\\) is",
-    "\u4e2d\u6587 \U0001f914 let\u2019s double-check the result; so we can use $y$ and step-by-step reasoning",
+    "## Step 1: we can see that caf\u00e9 \u2019s \u03c0 \u2264 2.\n## Step 2\nBut \\(x\\) is",
+    "\u4e2d\u6587 \U0001f914 let\u2019s double-check; we can use $y$ and step-by-step reasoning",
 ]
 GRAMS = ["so", "we need to", "need to find", "wait, no", "## step", "let's", "we can see that"]
 GRAMS += ["caf\u00e9 so", "so so", "i", "but wait", "step by step reasoning", "\u03c0 so", "is"]
@@ -281,6 +281,13 @@ def test_whole_words_across_signs_and_capitals(kind):
 
 
 @kinds
+@pytest.mark.parametrize("sign", [".", "!", "?", ";", ":", "\n", "$", r"\(", r"\)", r"\[", r"\]"])
+def test_no_match_crosses_a_boundary(kind, sign):
+    assert marked(kind, f"wait {sign} no") == "_" * (8 + len(sign))
+    assert marked(kind, f"wait {sign[:-1]} no") == f"wait {sign[:-1]} no"  # a lone backslash
+
+
+@kinds
 def test_overlapping_matches_are_joined(kind):
     assert marked(kind, "x we need to find y") == "__we need to find__"
     assert marked(kind, "so so so") == "so so so"
@@ -361,14 +368,16 @@ def test_ids_without_a_token_cut(kind):
 @pytest.mark.parametrize("shape", [(0, 0), (0, 3), (2, 0)])
 def test_empty_batches(kind, shape):
     mask = TAGGERS[kind](torch.zeros(shape, dtype=torch.long), torch.ones(shape))
-    assert mask.shape == shape and mask.dtype == torch.bool
+    assert mask.shape == shape
+    assert mask.dtype == torch.bool
 
 
 @kinds
 def test_the_mask_is_ordinary_memory_and_integer_types_do_not_matter(kind):
     ids = torch.tensor([spell(kind, b"s", b"o", b".")], dtype=torch.int32)
     mask = TAGGERS[kind](ids, torch.ones(ids.shape, dtype=torch.bool))
-    assert mask.is_contiguous() and mask.dtype == torch.bool and mask.device == ids.device
+    assert mask.is_contiguous()
+    assert (mask.dtype, mask.device) == (torch.bool, ids.device)
     mask[0, 2] = True  # writable
     assert mask.tolist() == [[True] * 3]
 

