@@ -14,7 +14,7 @@ def _overrides(text: str) -> dict:
     except json.JSONDecodeError as error:
         raise argparse.ArgumentTypeError(f"not JSON: {error}") from error
     if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError('give a JSON object, such as \'{"steps": 20}\'')
+        raise argparse.ArgumentTypeError("give a JSON object, such as '{\"steps\": 20}'")
     return value
 
 
@@ -32,13 +32,42 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--seed", type=int, required=True)
     train.add_argument("--out", type=Path, required=True, help="the run's folder")
 
-    for command in (study, train):
+    lexicon = commands.add_parser(
+        "lexicon", help="build a lexicon from the base policy's solutions"
+    )
+    lexicon.add_argument(
+        "--out", type=Path, required=True, help="such as data/lexicons/sandbox.json"
+    )
+
+    for command in (study, train, lexicon):
         command.add_argument("--profile", default="sandbox")
         command.add_argument("--overrides", type=_overrides, default={}, metavar="JSON")
 
     base = commands.add_parser("sandbox-base", help="train the sandbox's base policies")
     base.add_argument("--out", type=Path, default=Path("data/sandbox"))
+
+    calibration = commands.add_parser("calibrate", help="GRPO on three seeds of the sandbox")
+    calibration.add_argument("--runs", type=Path, default=Path("runs"))
+    calibration.add_argument("--out", type=Path, default=Path("data/sandbox/calibration.csv"))
     return parser
+
+
+def _lexicon(options) -> None:
+    from hicra.profiles import get_profile
+    from hicra.rollouts import base_rollouts, lexicon_of
+
+    profile = get_profile(options.profile, **options.overrides)
+    lexicon = lexicon_of(
+        base_rollouts(profile, profile.lexicon_rollouts, seed=0), profile, options.out.stem
+    )
+    lexicon.save(options.out)
+    print(f"{len(lexicon)} Strategic Grams in {options.out}")
+
+
+def _calibrate(options) -> None:
+    from hicra.calibration import calibrate
+
+    print(calibrate(options.runs, options.out, report=print).to_string(index=False))
 
 
 def _study(options) -> None:
@@ -68,10 +97,19 @@ def _sandbox_base(options) -> None:
     train_base(options.out)
 
 
+COMMANDS = {
+    "study": _study,
+    "train": _train,
+    "lexicon": _lexicon,
+    "sandbox-base": _sandbox_base,
+    "calibrate": _calibrate,
+}
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; what a user can mend is one line on stderr and exit code 2."""
     options = _parser().parse_args(arguments)
-    command = {"study": _study, "train": _train, "sandbox-base": _sandbox_base}[options.command]
+    command = COMMANDS[options.command]
     try:
         command(options)
     except (ValueError, FileNotFoundError) as error:

@@ -103,7 +103,11 @@ class _SaveAt(TrainerCallback):
         if folder := self.folders.get(state.global_step):
             model.save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
-            note = {"steps": state.global_step, "batch_size": args.train_batch_size, "seed": args.seed}
+            note = {
+                "steps": state.global_step,
+                "batch_size": args.train_batch_size,
+                "seed": args.seed,
+            }
             (folder / "training.json").write_text(json.dumps(note, indent=1) + "\n")
 
 

@@ -102,11 +102,13 @@ def credit(
     rewards: Tensor,
     group_size: int,
     alpha: float,
+    high_entropy_share: float = 0.2,
 ) -> Tensor:
     """Per-token advantages (B, T) of one arm, from group advantages (B,).
 
     Placebo lexicons are "hicra" with another mask, and Entropy Regularization is "grpo" with a
-    bonus in the loss, so neither is an arm here. Only "high_entropy" reads `entropies`.
+    bonus in the loss, so neither is an arm here. Only "high_entropy" reads `entropies` and
+    `high_entropy_share`.
     Raises ValueError for an unknown arm and whatever the arm's function raises.
     """
     if arm == "grpo":
@@ -116,7 +118,9 @@ def credit(
     if arm == "symmetric":
         return symmetric_advantages(advantages, planning_mask, alpha)
     if arm == "high_entropy":
-        return high_entropy_advantages(advantages, entropies, completion_mask, alpha)
+        return high_entropy_advantages(
+            advantages, entropies, completion_mask, alpha, high_entropy_share
+        )
     if arm == "gated":
         lengths = completion_mask.sum(dim=1)  # (B,)
         return gated_advantages(advantages, planning_mask, rewards, lengths, group_size, alpha)

@@ -51,4 +51,8 @@ def load_study(runs: Sequence[RunFolder]) -> Study:
         who = {k: manifest["settings"][k] for k in ("arm", "seed")}
         steps.append(summarise(rows, clusters, sizes=sizes).assign(**who))
         evals.append(summarise_evals(run.read("evals.jsonl")).assign(**who))
-    return Study(pd.concat(steps, ignore_index=True), pd.concat(evals, ignore_index=True), manifests[0]["world"])
+    return Study(
+        pd.concat(steps, ignore_index=True),
+        pd.concat(evals, ignore_index=True),
+        manifests[0]["world"],
+    )

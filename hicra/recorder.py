@@ -39,7 +39,9 @@ def gram_counts(
         words = [w for segment in segments(text) for w in segment]
         for match in matches:
             after = [w for w in words if w.start >= match.end][:FOLLOWING]
-            if after and not any(m.start < after[0].end and m.end > after[0].start for m in matches):
+            if after and not any(
+                m.start < after[0].end and m.end > after[0].start for m in matches
+            ):
                 followers[match.gram][" ".join(w.text for w in after)] += 1
     return dict(grams), {g: dict(c) for g, c in followers.items()}
 

@@ -14,6 +14,7 @@ from hicra.profiles import Profile
 from hicra.rewards import grade
 from hicra.sandbox import problems, true_spans
 from hicra.scoring import TokenScore, token_scores
+from hicra.strategic_grams import build_lexicon
 
 
 class Rollout(NamedTuple):
@@ -40,6 +41,18 @@ def base_rollouts(profile: Profile, n: int, seed: int) -> list[Rollout]:
     return [
         Rollout(p.prompt, t, g.reward > 0) for p, t, g in zip(chosen, texts, grades, strict=True)
     ]
+
+
+def lexicon_of(rollouts: Sequence[Rollout], profile: Profile, name: str, seed: int = 0) -> Lexicon:
+    """The paper's recipe on the correct ones of `rollouts`, with the profile's settings."""
+    return build_lexicon(
+        (r.text for r in rollouts if r.correct),
+        n_clusters=profile.lexicon_clusters,
+        min_df=profile.lexicon_min_df,
+        seed=seed,
+        name=name,
+        source=f"correct solutions by {profile.base} of {len(rollouts)} {profile.problem_set} problems",
+    )
 
 
 def score_on_true_spans(

@@ -223,9 +223,7 @@ def problems(n: int, seed: int, *, held_out: bool = False) -> list[SandboxProble
         raise ValueError(f"{n} held-out problems asked; the world has at most {HELD_OUT_MOST}")
     rng, found, seen = random.Random(f"problems-{seed}-{held_out}"), [], set()
     while len(found) < n:
-        problem = make_problem(
-            FAMILIES[len(found) % 4], _numbers(FAMILIES[len(found) % 4], rng)
-        )
+        problem = make_problem(FAMILIES[len(found) % 4], _numbers(FAMILIES[len(found) % 4], rng))
         if is_held_out(problem) == held_out and not (held_out and problem in seen):
             found.append(problem)
             seen.add(problem)
@@ -331,7 +329,9 @@ def _follow(program: Program, statements: list[tuple[str, int]], *, stated: bool
         said, result = statements[position]
         send = result if stated or value is None else value
         if stated and (said != expression or value not in (None, result)):
-            return Failure("execution", f"step {position + 1}: {said} = {result}, not {expression} = {value}")
+            return Failure(
+                "execution", f"step {position + 1}: {said} = {result}, not {expression} = {value}"
+            )
     return Failure("execution", "statements beyond the end of the plan")
 
 
@@ -359,4 +359,8 @@ def explain_failure(problem: SandboxProblem, completion: str) -> Failure | None:
     if not boxes:
         return Failure("planning", "unfinished: no boxed answer")
     slip = _follow(strategy.program(*problem.numbers), statements, stated=True)
-    return slip if isinstance(slip, Failure) else Failure("execution", f"boxed {boxes[-1]}, not {slip}")
+    return (
+        slip
+        if isinstance(slip, Failure)
+        else Failure("execution", f"boxed {boxes[-1]}, not {slip}")
+    )

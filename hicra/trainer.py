@@ -39,9 +39,9 @@ class HicraMixin:
 class StudyMixin(HicraMixin):
     """HicraMixin with the credit of any arm, and a record of every step's rollouts."""
 
-    def __init__(self, *args, arm: str, recorder: Recorder, **kwargs):
+    def __init__(self, *args, arm: str, high_entropy_share: float, recorder: Recorder, **kwargs):
         super().__init__(*args, **kwargs)
-        self.arm, self.recorder = arm, recorder
+        self.arm, self.high_entropy_share, self.recorder = arm, high_entropy_share, recorder
 
     def credit(self, batch: dict[str, Tensor]) -> Tensor:
         planning = self.planning_tagger(batch["completion_ids"], batch["completion_mask"])  # (B, T)
@@ -56,10 +56,9 @@ class StudyMixin(HicraMixin):
             rewards=self.recorder.rewards.to(batch["advantages"]),  # (B,)
             group_size=self.num_generations,
             alpha=self.alpha,
+            high_entropy_share=self.high_entropy_share,
         )  # (B, T)
-        self.recorder.observe(
-            self.state.global_step, batch, planning, logps, entropies, advantages
-        )
+        self.recorder.observe(self.state.global_step, batch, planning, logps, entropies, advantages)
         return advantages
 
 

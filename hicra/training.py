@@ -20,7 +20,8 @@ from hicra.sandbox import SandboxProblem, explain_failure, is_held_out, problems
 
 PACKAGES = ("torch", "transformers", "trl", "unsloth", "numpy")
 # Settings that change a run's cost or keeping, not its numbers.
-NOT_DECISIVE = ("seeds", "checkpoint_every", "lexicon_rollouts", "rollouts_kept")
+NOT_DECISIVE = ("seeds", "checkpoint_every", "rollouts_kept")
+LEXICON = ("lexicon_rollouts", "lexicon_clusters", "lexicon_min_df")  # the lexicon's hash counts
 
 
 def explain_row(row: dict, completion: str):
@@ -32,14 +33,16 @@ def training_rows(profile: Profile, seed: int) -> list[dict]:
     """The run's prompts in order; the seed decides them, so arms of one seed see the same."""
     chosen = problems(profile.steps * profile.prompts_per_step, seed)
     assert not any(map(is_held_out, chosen))
-    return [{"prompt": p.prompt, "answer": p.answer, "problem": json.dumps(asdict(p))} for p in chosen]
+    return [
+        {"prompt": p.prompt, "answer": p.answer, "problem": json.dumps(asdict(p))} for p in chosen
+    ]
 
 
 def run_settings(profile: Profile, arm: str, seed: int, lexicon: Lexicon) -> dict:
     """What decides the run's numbers; a folder made with other settings is refused."""
     if arm not in ARMS:
         raise ValueError(f"unknown arm {arm!r}; choose one of: {', '.join(ARMS)}")
-    kept = {k: v for k, v in profile.settings().items() if k not in NOT_DECISIVE}
+    kept = {k: v for k, v in profile.settings().items() if k not in NOT_DECISIVE + LEXICON}
     return {
         **kept,
         "arm": arm,
@@ -102,7 +105,12 @@ def train(profile: Profile, arm: str, seed: int, folder: Path | str) -> RunFolde
     lexicon = Lexicon.load(profile.lexicon)
     run = RunFolder(folder)
     settings = run_settings(profile, arm, seed, lexicon)
-    run.open(settings, versions={p: version(p) for p in PACKAGES}, lexicon=lexicon.name, world=profile.world)
+    run.open(
+        settings,
+        versions={p: version(p) for p in PACKAGES},
+        lexicon=lexicon.name,
+        world=profile.world,
+    )
     if run.finished:
         return run
     started = time.monotonic()
@@ -131,7 +139,9 @@ def _make_trainer(profile: Profile, arm: str, seed: int, run: RunFolder, lexicon
     from hicra.recorder import Recorder
     from hicra.trainer import RecordCallback, StudyMixin
 
-    model, tokenizer = engine.load_policy(data_path(profile.base), lora_rank=profile.lora_rank, seed=seed)
+    model, tokenizer = engine.load_policy(
+        data_path(profile.base), lora_rank=profile.lora_rank, seed=seed
+    )
     recorder = Recorder(
         run,
         lexicon=lexicon,
@@ -147,7 +157,7 @@ def _make_trainer(profile: Profile, arm: str, seed: int, run: RunFolder, lexicon
         tokenizer,
         max_new_tokens=profile.max_completion_length,
         temperature=profile.eval_temperature,
-        seed=0,
+        seed=seed,
     )
     held_out = problems(profile.eval_problems, 0, held_out=True)
 
@@ -171,5 +181,6 @@ def _make_trainer(profile: Profile, arm: str, seed: int, run: RunFolder, lexicon
         planning_tagger=PlanningTagger(lexicon, tokenizer),
         alpha=profile.alpha,
         arm=arm,
+        high_entropy_share=profile.high_entropy_share,
         recorder=recorder,
     )
