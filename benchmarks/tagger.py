@@ -144,9 +144,7 @@ def main() -> None:
     print(f"{n_all:,} tokens in {len(rows)} texts; {n_few:,} tokens for the methods marked *")
     print(f"{'method':<38} {'recall':>8} {'precision':>9} {'tokens/s':>14}")
     for lexicon in (listing, large):
-        find = SpanTagger(
-            lambda text, lexicon=lexicon: [m[:2] for m in lexicon.find(text)], tokenizer
-        )
+        find = SpanTagger(lambda text, lexicon=lexicon: [m[:2] for m in lexicon.find(text)], tokenizer)
         truth = find(*batches["all"])
         tagger = PlanningTagger(lexicon, tokenizer)
         report(f"PlanningTagger, {len(lexicon)} grams", tagger, batches["all"], truth, args.repeats)
@@ -167,9 +165,7 @@ def linearity(tagger: PlanningTagger, rows: list[list[int]], repeats: int) -> No
     for times in (1, 2, 4, 8):
         batch = to_batch(rows * times, 0)
         n, took = int(batch[1].sum()), seconds(tagger, batch, repeats)
-        print(
-            f"{times}x: {n:>10,} tokens in {took * 1e3:7.1f} ms, {took / n * 1e9:5.0f} ns a token"
-        )
+        print(f"{times}x: {n:>10,} tokens in {took * 1e3:7.1f} ms, {took / n * 1e9:5.0f} ns a token")
 
 
 if __name__ == "__main__":

@@ -32,12 +32,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--seed", type=int, required=True)
     train.add_argument("--out", type=Path, required=True, help="the run's folder")
 
-    lexicon = commands.add_parser(
-        "lexicon", help="build a lexicon from the base policy's solutions"
-    )
-    lexicon.add_argument(
-        "--out", type=Path, required=True, help="such as data/lexicons/sandbox.json"
-    )
+    lexicon = commands.add_parser("lexicon", help="build a lexicon from the base policy's solutions")
+    lexicon.add_argument("--out", type=Path, required=True, help="such as data/lexicons/sandbox.json")
 
     for command in (study, train, lexicon):
         command.add_argument("--profile", default="sandbox")
@@ -57,9 +53,7 @@ def _lexicon(options) -> None:
     from hicra.rollouts import base_rollouts, lexicon_of
 
     profile = get_profile(options.profile, **options.overrides)
-    lexicon = lexicon_of(
-        base_rollouts(profile, profile.lexicon_rollouts, seed=0), profile, options.out.stem
-    )
+    lexicon = lexicon_of(base_rollouts(profile, profile.lexicon_rollouts, seed=0), profile, options.out.stem)
     lexicon.save(options.out)
     print(f"{len(lexicon)} Strategic Grams in {options.out}")
 

@@ -56,9 +56,7 @@ def make_tokenizer(texts: list[str], vocab_size: int = 640) -> PreTrainedTokeniz
             show_progress=False,
         ),
     )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core, pad_token=PAD, eos_token=EOS, padding_side="left"
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token=PAD, eos_token=EOS, padding_side="left")
 
 
 def worked_examples(n: int, seed: int) -> list[tuple[str, str]]:

@@ -80,9 +80,9 @@ def text_generator(
         model.eval()
         with private_seed(seed), torch.no_grad():
             for start in range(0, len(prompts), batch_size):
-                batch = tokenizer(
-                    prompts[start : start + batch_size], return_tensors="pt", padding=True
-                ).to(model.device)
+                batch = tokenizer(prompts[start : start + batch_size], return_tensors="pt", padding=True).to(
+                    model.device
+                )
                 batch.pop("token_type_ids", None)
                 ids = model.generate(**batch, generation_config=config)
                 new = ids[:, batch["input_ids"].shape[1] :]  # (B, T)

@@ -28,9 +28,7 @@ def evaluate(
     completions = generate([p.prompt for p in repeated])
     right = [g.reward > 0 for g in grade(completions, [p.answer for p in repeated])]
     errors = Counter(
-        explain(p, c).kind
-        for p, c, r in zip(repeated, completions, right, strict=True)
-        if explain and not r
+        explain(p, c).kind for p, c, r in zip(repeated, completions, right, strict=True) if explain and not r
     )
     per_problem = [sum(right[i : i + samples]) for i in range(0, len(right), samples)]
     return {
@@ -38,9 +36,7 @@ def evaluate(
         "n": len(right),
         "mean_length": sum(map(length, completions)) / len(completions),
         "pass_at_8": (
-            sum(pass_at_k(samples, c, 8) for c in per_problem) / len(per_problem)
-            if samples >= 8
-            else None
+            sum(pass_at_k(samples, c, 8) for c in per_problem) / len(per_problem) if samples >= 8 else None
         ),
         "errors": dict(errors) if explain else None,
     }

@@ -33,9 +33,7 @@ def iter_jsonl(path: Path | str) -> Iterator[tuple[int, dict]]:
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is not a file; give the path of a .jsonl or .jsonl.gz file"
-        )
+        raise FileNotFoundError(f"{path} is not a file; give the path of a .jsonl or .jsonl.gz file")
     number = 0
     try:
         with gzip.open(path) if _is_gzip(path) else open(path, "rb") as stream:

@@ -58,9 +58,7 @@ def train_runs(
 
 def status(folders: Sequence[RunFolder]) -> str:
     """One line: how far each run is."""
-    return ", ".join(
-        f"{f.path.name} {done}/{total}" for f in folders for done, total in [f.progress()]
-    )
+    return ", ".join(f"{f.path.name} {done}/{total}" for f in folders for done, total in [f.progress()])
 
 
 def _start(profile: Profile, arm: str, seed: int, folder: Path) -> subprocess.Popen:

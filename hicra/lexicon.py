@@ -78,10 +78,7 @@ class Lexicon:
         merged: dict[str, int | None] = {}
         for entry in grams:
             merged.setdefault(_gram(entry, name), _cluster(entry, clusters, name))
-        ids = {
-            gram: i if merged[gram] is None else merged[gram]
-            for i, gram in enumerate(sorted(merged))
-        }
+        ids = {gram: i if merged[gram] is None else merged[gram] for i, gram in enumerate(sorted(merged))}
         return cls(tuple(sorted(merged)), ids, name, dict(provenance or {}))
 
     @classmethod
@@ -100,9 +97,7 @@ class Lexicon:
         clusters = {entry["gram"]: entry["cluster"] for entry in record["grams"]}
         names = [entry["gram"] for entry in record["grams"]]
         try:
-            return cls.from_grams(
-                names, record["name"], clusters=clusters, provenance=record["provenance"]
-            )
+            return cls.from_grams(names, record["name"], clusters=clusters, provenance=record["provenance"])
         except LexiconError as error:
             raise LexiconError(f"{path}: {error}") from error
 
@@ -133,8 +128,7 @@ class Lexicon:
             for run in segments(text)
             for i, word in enumerate(run)
             for n in self._lengths.get(word.text, ())
-            if (gram := " ".join(w.text for w in run[i : i + n])) in self.clusters
-            and i + n <= len(run)
+            if (gram := " ".join(w.text for w in run[i : i + n])) in self.clusters and i + n <= len(run)
         ]
 
     @cached_property
@@ -207,9 +201,7 @@ def _check_record(record, path: Path) -> None:
         raise LexiconError(f"{path}: lexicon format {found!r} is unknown; this reads {FORMAT}")
     for key, kind in {"name": str, "provenance": dict, "grams": list}.items():
         if not isinstance(record.get(key), kind):
-            raise LexiconError(
-                f"{path}: {key!r} must be a {kind.__name__}, not {record.get(key)!r}"
-            )
+            raise LexiconError(f"{path}: {key!r} must be a {kind.__name__}, not {record.get(key)!r}")
     for number, entry in enumerate(record["grams"]):
         if not isinstance(entry, dict) or not {"gram", "cluster"} <= entry.keys():
             raise LexiconError(f"{path}: grams[{number}] is {entry!r}; it needs gram and cluster")

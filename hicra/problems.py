@@ -100,9 +100,7 @@ def _text(record: Mapping, field: str, where: str) -> str:
     """A field as text; numbers are written out, anything else is an error."""
     if field not in record:
         known = ", ".join(sorted(record)) or "none"
-        raise ProblemError(
-            f"{where}: field {field!r} is missing (there are: {known}); name another"
-        )
+        raise ProblemError(f"{where}: field {field!r} is missing (there are: {known}); name another")
     value = record[field]
     if isinstance(value, int | float) and not isinstance(value, bool):
         value = str(value)
@@ -122,9 +120,7 @@ def _answer(text: str, mark: str | None, where: str) -> str:
 # --- splits ----------------------------------------------------------------------------------------
 
 
-def split(
-    problems: Sequence[Problem], n_eval: int, seed: int
-) -> tuple[list[Problem], list[Problem]]:
+def split(problems: Sequence[Problem], n_eval: int, seed: int) -> tuple[list[Problem], list[Problem]]:
     """(training, evaluation): `n_eval` distinct problems drawn by `seed`, and the rest.
 
     The draw does not depend on the order of `problems`; every copy of an evaluation problem leaves
@@ -171,9 +167,7 @@ class Report:
         fate = "removed" if self.removed else "found"
         lines = [f"{fate} {len(self.overlaps)} of {self.checked} training problems in a benchmark"]
         lines += [f"  {name}, {kind}: {n}" for (name, kind), n in self.counts().items()]
-        return "\n".join(
-            [*lines, *(f"  {o.problem.source} = {o.twin.source}" for o in self.overlaps)]
-        )
+        return "\n".join([*lines, *(f"  {o.problem.source} = {o.twin.source}" for o in self.overlaps)])
 
 
 def problem_key(text: str) -> str:
@@ -181,9 +175,7 @@ def problem_key(text: str) -> str:
     return "".join(_SIGNIFICANT.findall(fold(text)))
 
 
-def contamination(
-    training: Iterable[Problem], benchmarks: Mapping[str, Iterable[Problem]]
-) -> Report:
+def contamination(training: Iterable[Problem], benchmarks: Mapping[str, Iterable[Problem]]) -> Report:
     """Training problems that are in a benchmark: by normalised exact match, else by 13-gram overlap.
 
     Exact means equal letters, digits and operators (`problem_key`). A 13-gram is 13 words in a row

@@ -83,10 +83,7 @@ PROFILES = {
 def _check(profile: Profile, name: str, value) -> None:
     wanted = type(getattr(profile, name))
     number = wanted is float and isinstance(value, int) and not isinstance(value, bool)
-    if (
-        not (isinstance(value, wanted) and isinstance(value, bool) == (wanted is bool))
-        and not number
-    ):
+    if not (isinstance(value, wanted) and isinstance(value, bool) == (wanted is bool)) and not number:
         raise ValueError(
             f"profile override {name}={value!r} is a {type(value).__name__}; give a {wanted.__name__}"
         )

@@ -24,9 +24,7 @@ HIGH_ENTROPY = 0.3  # the share of tokens that Fig. 12 calls high-entropy
 FOLLOWING = 3  # words of the procedural n-gram that follows a Strategic Gram
 
 
-def gram_counts(
-    texts: list[str], lexicon: Lexicon
-) -> tuple[dict[str, int], dict[str, dict[str, int]]]:
+def gram_counts(texts: list[str], lexicon: Lexicon) -> tuple[dict[str, int], dict[str, dict[str, int]]]:
     """Occurrences of each SG, and of the procedural n-gram that follows it, over `texts`.
 
     A follower is the next three words after an occurrence that ends its planning span: words inside
@@ -39,9 +37,7 @@ def gram_counts(
         words = [w for segment in segments(text) for w in segment]
         for match in matches:
             after = [w for w in words if w.start >= match.end][:FOLLOWING]
-            if after and not any(
-                m.start < after[0].end and m.end > after[0].start for m in matches
-            ):
+            if after and not any(m.start < after[0].end and m.end > after[0].start for m in matches):
                 followers[match.gram][" ".join(w.text for w in after)] += 1
     return dict(grams), {g: dict(c) for g, c in followers.items()}
 

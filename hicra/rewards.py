@@ -19,6 +19,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from fractions import Fraction
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -176,10 +177,8 @@ class _Worker:
 
     def stop(self) -> None:
         if self.process is not None:
-            try:
+            with suppress(ProcessLookupError):  # all of the group has ended by itself
                 os.killpg(self.process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass  # all of the group has ended by itself
             self.process.wait()
             self.process.stdin.close()
             self.process.stdout.close()
@@ -252,10 +251,7 @@ class Verifier:
         _check(completions, answers)
         boxes = [extract_boxed(c, prefilled_think=prefilled_think) for c in completions]
         pairs = [(_tidy(a), _tidy(b or "")) for a, b in zip(answers, boxes, strict=True)]
-        reasons = [
-            "no_box" if box is None else _quick(*pair)
-            for box, pair in zip(boxes, pairs, strict=True)
-        ]
+        reasons = ["no_box" if box is None else _quick(*pair) for box, pair in zip(boxes, pairs, strict=True)]
         open_ = [i for i, reason in enumerate(reasons) if reason is None]
         for i, verdict in zip(open_, self.verify([pairs[i] for i in open_]), strict=True):
             reasons[i] = "unparseable" if verdict == "died" else verdict
@@ -294,9 +290,8 @@ def grade(
 ) -> list[Grade]:
     r"""Grade each completion's `\boxed` answer against its gold answer, method section 5.
 
-    Two plain numbers or fractions are compared exactly; other answers by math-verify in worker processes that
-    live until the program ends (Verifier, for its counters or an earlier end). Decimals must agree in
-    6 decimals and 5 digits. Reasons: right; wrong; no_box, no complete box in the answer; unparseable,
+    Two plain numbers or fractions are compared exactly, other answers by math-verify in worker processes
+    that live until the program ends. Decimals must agree in 6 decimals and 5 digits. Reasons: right; wrong; no_box, no complete box in the answer; unparseable,
     not readable as mathematics or beyond the limits on length, depth and memory; timeout, more than
     `timeout` seconds of processor time. Raises ValueError for lists of different lengths, for what is
     not text and for an empty gold answer, RuntimeError where math-verify cannot be started.

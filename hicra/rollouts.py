@@ -11,8 +11,9 @@ from hicra.lexicon import Lexicon
 from hicra.paths import data_path
 from hicra.planning import PlanningTagger, SpanTagger
 from hicra.profiles import Profile
+from hicra.replay import true_spans
 from hicra.rewards import grade
-from hicra.sandbox import problems, true_spans
+from hicra.sandbox import problems
 from hicra.scoring import TokenScore, token_scores
 from hicra.strategic_grams import build_lexicon
 
@@ -38,9 +39,7 @@ def base_rollouts(profile: Profile, n: int, seed: int) -> list[Rollout]:
     chosen = problems(n, seed)
     texts = generate([p.prompt for p in chosen])
     grades = grade(texts, [p.answer for p in chosen])
-    return [
-        Rollout(p.prompt, t, g.reward > 0) for p, t, g in zip(chosen, texts, grades, strict=True)
-    ]
+    return [Rollout(p.prompt, t, g.reward > 0) for p, t, g in zip(chosen, texts, grades, strict=True)]
 
 
 def lexicon_of(rollouts: Sequence[Rollout], profile: Profile, name: str, seed: int = 0) -> Lexicon:
@@ -55,9 +54,7 @@ def lexicon_of(rollouts: Sequence[Rollout], profile: Profile, name: str, seed: i
     )
 
 
-def score_on_true_spans(
-    lexicon: Lexicon, rollouts: Sequence[Rollout], profile: Profile
-) -> TokenScore:
+def score_on_true_spans(lexicon: Lexicon, rollouts: Sequence[Rollout], profile: Profile) -> TokenScore:
     """Token precision, recall and F1 of the lexicon's planning mask against the sandbox's own."""
     from transformers import AutoTokenizer
 

@@ -66,16 +66,12 @@ def read_json(path: Path) -> dict:
     try:
         return json.loads(Path(path).read_text())
     except json.JSONDecodeError as error:
-        raise RunError(
-            f"{path} is torn or edited ({error}); delete the run folder and rerun"
-        ) from error
+        raise RunError(f"{path} is torn or edited ({error}); delete the run folder and rerun") from error
 
 
 def _differences(old: dict, new: dict) -> list[str]:
     keys = sorted(set(old) | set(new))
-    return [
-        f"{k}: {old.get(k)!r} there, {new.get(k)!r} asked" for k in keys if old.get(k) != new.get(k)
-    ]
+    return [f"{k}: {old.get(k)!r} there, {new.get(k)!r} asked" for k in keys if old.get(k) != new.get(k)]
 
 
 class RunFolder:

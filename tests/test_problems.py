@@ -91,7 +91,7 @@ def test_any_bytes_give_objects_or_the_documented_error(tmp_path_factory, data):
     try:
         assert all(isinstance(record, dict) for _, record in iter_jsonl(path))
     except JsonlError as error:
-        assert "fuzz.jsonl" in str(error)
+        assert "fuzz.jsonl" in str(error)  # noqa: PT017 (either outcome is right)
 
 
 @pytest.mark.parametrize(
@@ -136,9 +136,7 @@ def test_from_hub_asks_for_the_revision_and_reads_the_fields(monkeypatch):
         return [{"question": "q", "answer": "so\n#### 72"}]
 
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
-    found = from_hub(
-        "openai/gsm8k", "a" * 40, "train", "question", config="main", answer_mark="####"
-    )
+    found = from_hub("openai/gsm8k", "a" * 40, "train", "question", config="main", answer_mark="####")
     assert found == [Problem("q", "72", "openai/gsm8k:0")]
     assert asked == [(("openai/gsm8k", "main"), {"split": "train", "revision": "a" * 40})]
 
@@ -176,7 +174,22 @@ def test_split_refuses_to_leave_no_training_problem(n_eval):
 
 # --- contamination -----------------------------------------------------------------------------
 
-WORDS = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen".split()
+WORDS = [
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+]
 
 
 def problem(text, source="t:1"):

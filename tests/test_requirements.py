@@ -41,7 +41,7 @@ def test_environment_yml_is_derived_from_the_pins():
 
 
 def test_the_fixed_packages_are_pinned():
-    fixed = "jupyterlab papermill torch unsloth trl vllm sentence-transformers seaborn".split()
+    fixed = ["jupyterlab", "papermill", "torch", "unsloth", "trl", "vllm", "sentence-transformers", "seaborn"]
     pinned = {_name(pin) for pin in [*derive.pins(), derive.GPU_ONLY]}
     assert set(fixed) <= pinned
 

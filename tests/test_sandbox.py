@@ -4,17 +4,16 @@ import random
 
 import pytest
 
+from hicra.replay import explain_failure, true_spans
 from hicra.sandbox import (
     BACKTRACING,
     BRANCHING,
     DEDUCTION,
     FAMILIES,
     STRATEGIES,
-    explain_failure,
     is_held_out,
     make_problem,
     problems,
-    true_spans,
     worked_solution,
 )
 

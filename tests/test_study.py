@@ -44,9 +44,7 @@ def test_hicra_is_grpo_with_another_parameters_cell():
         if a.source != b.source
     ]
     assert differ == [(_parameters(two).source, _parameters(three).source)]
-    changed = [
-        (a, b) for a, b in zip(*(d.splitlines() for d in differ[0]), strict=True) if a != b
-    ]
+    changed = [(a, b) for a, b in zip(*(d.splitlines() for d in differ[0]), strict=True) if a != b]
     assert [line.split("  #")[0] for pair in changed for line in pair] == [
         'arm: str = "grpo"',
         'arm: str = "hicra"',

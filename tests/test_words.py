@@ -19,9 +19,7 @@ def test_words_are_folded_and_keep_their_offsets_in_the_original():
     ]
 
 
-@pytest.mark.parametrize(
-    "sign", [",", '"', "“", "-", "—", "(", "*", "_", "\t", "\r", "#", "\\", "…"]
-)
+@pytest.mark.parametrize("sign", [",", '"', "“", "-", "—", "(", "*", "_", "\t", "\r", "#", "\\", "…"])
 def test_other_signs_are_transparent(sign):
     assert texts(f"step{sign} by{sign}step") == [["step", "by", "step"]]
 
