@@ -8,32 +8,20 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from hicra.lexicon import Lexicon
-from hicra.runs import sha256
-from hicra.words import segments
+from hicra.ngrams import EncodedCorpus, NgramTable, frequent_ngrams, group_df
 
-SIZES = (3, 4, 5)  # words of an n-gram (paper)
 TOP_SHARE = 0.2  # clusters kept, by Cluster DF (paper)
 MIN_SHARE = 0.01  # Decision: n-grams in fewer solutions than this are not embedded
 GRAMS_PER_CLUSTER = 10  # Decision: sets the number of clusters
 
 Encoder = Callable[[list[str]], np.ndarray]
-
-
-def ngrams(text: str) -> Iterator[str]:
-    """All word 3- to 5-grams of `text`, normalised; none crosses the end of a clause."""
-    for segment in segments(text):
-        words = [word.text for word in segment]
-        for size in SIZES:
-            for start in range(len(words) - size + 1):
-                yield " ".join(words[start : start + size])
 
 
 def minilm(batch_size: int = 256) -> Encoder:
@@ -50,22 +38,6 @@ def minilm(batch_size: int = 256) -> Encoder:
     return lambda texts: model.encode(
         texts, batch_size=batch_size, normalize_embeddings=True, show_progress_bar=False
     )
-
-
-def document_frequency(solutions: Iterable[str]) -> Counter[str]:
-    """Number of solutions that hold each n-gram at least once."""
-    counts: Counter[str] = Counter()
-    for text in solutions:
-        counts.update(set(ngrams(text)))
-    return counts
-
-
-def cluster_df(solutions: Iterable[str], clusters: dict[str, int]) -> Counter[int]:
-    """Cluster DF: number of distinct solutions with at least one n-gram of the cluster (A.2)."""
-    counts: Counter[int] = Counter()
-    for text in solutions:
-        counts.update({clusters[gram] for gram in ngrams(text) if gram in clusters})
-    return counts
 
 
 def _labels(vectors: np.ndarray, clustering: str, n_clusters: int, seed: int) -> np.ndarray:
@@ -94,73 +66,66 @@ def build_lexicon(
     name: str = "unnamed",
     source: str = "",
 ) -> Lexicon:
-    """The paper's lexicon of a corpus of correct solutions.
+    """The paper's lexicon of a corpus of correct solutions, read once as a stream.
 
     `min_df` defaults to 1 % of the solutions (at least 2), `n_clusters` to a tenth of the n-grams.
     The result is the same for any order of the solutions. Raises ValueError for a corpus that is
     empty, has no frequent n-gram, or falls into a single cluster, and for an unknown clustering.
     """
-    texts = sorted(solutions)
-    if not texts:
-        raise ValueError("no solution to build a lexicon from; give correct solutions")
-    min_df = min_df or max(2, math.ceil(MIN_SHARE * len(texts)))
-    counts = document_frequency(texts)
-    grams = sorted(gram for gram, df in counts.items() if df >= min_df)
-    n_clusters = n_clusters or len(grams) // GRAMS_PER_CLUSTER
-    if len(grams) < 2 or n_clusters < 2:
+    settings = {"clustering": clustering, "top_share": top_share, "seed": seed}
+    with EncodedCorpus(solutions) as corpus:
+        settings["min_df"] = min_df or max(2, math.ceil(MIN_SHARE * len(corpus)))
+        table = frequent_ngrams(corpus, settings["min_df"])
+        settings["n_clusters"] = n_clusters or len(table.grams) // GRAMS_PER_CLUSTER
+        _check_size(len(corpus), len(table.grams), settings)
+        vectors = (encoder or minilm())(table.grams)  # (N, D)
+        labels = _labels(vectors, clustering, settings["n_clusters"], seed)  # (N,)
+        frequency = group_df(corpus, table, labels)  # (K,)
+    rank = _ranks(frequency)  # (K,)
+    n_kept = math.ceil(top_share * len(rank))
+    clusters = {g: int(rank[k]) for g, k in zip(table.grams, labels, strict=True) if rank[k] < n_kept}
+    settings["encoder"] = "all-MiniLM-L6-v2" if encoder is None else "given by the caller"
+    counts = {"solutions": len(corpus), "words": corpus.n_words, "embedded_ngrams": len(table.grams)}
+    provenance = {
+        "recipe": "paper A.2: n-grams, embeddings, clusters, top share by Cluster DF",
+        "source": source,
+        "corpus_sha256": corpus.sha256,
+        "settings": settings,
+        "counts": {**counts, "clusters": len(rank), "kept_clusters": n_kept},
+        "cluster_table": _cluster_rows(table, rank[labels], np.sort(frequency)[::-1], n_kept),
+    }
+    return Lexicon.from_grams(clusters, name, clusters=clusters, provenance=provenance)
+
+
+def _check_size(n_solutions: int, n_grams: int, settings: dict) -> None:
+    if n_grams < 2 or settings["n_clusters"] < 2:
         raise ValueError(
-            f"{len(texts)} solutions have {len(grams)} n-grams in {min_df} or more of them, too few "
-            "for two clusters; give more solutions or a smaller min_df"
+            f"{n_solutions} solutions have {n_grams} n-grams in {settings['min_df']} or more of them, too "
+            "few for two clusters; give more solutions or a smaller min_df"
         )
-    labels = _labels((encoder or minilm())(grams), clustering, n_clusters, seed)
-    clusters = dict(zip(grams, map(int, labels), strict=True))
-    frequency = cluster_df(texts, clusters)
+
+
+def _ranks(frequency: np.ndarray) -> np.ndarray:
+    """Place of each cluster by Cluster DF (K,), 0 the highest."""
     if len(frequency) < 2:
         raise ValueError("all n-grams fell into one cluster; there is no top share of one cluster")
-    order = sorted(frequency, key=lambda c: (-frequency[c], c))
-    kept = order[: math.ceil(top_share * len(order))]
-    chosen = [gram for gram in grams if clusters[gram] in kept]
-    return Lexicon.from_grams(
-        chosen,
-        name,
-        clusters={gram: kept.index(clusters[gram]) for gram in chosen},
-        provenance={
-            "recipe": "paper A.2: n-grams, embeddings, clusters, top share by Cluster DF",
-            "source": source,
-            "corpus_sha256": sha256("\0".join(texts)),
-            "settings": {
-                "clustering": clustering,
-                "n_clusters": n_clusters,
-                "top_share": top_share,
-                "min_df": min_df,
-                "seed": seed,
-                "encoder": "all-MiniLM-L6-v2" if encoder is None else "given by the caller",
-            },
-            "counts": {
-                "solutions": len(texts),
-                "distinct_ngrams": len(counts),
-                "embedded_ngrams": len(grams),
-                "clusters": len(order),
-                "kept_clusters": len(kept),
-            },
-            "cluster_table": _table(order, frequency, clusters, counts, set(kept)),
-        },
-    )
+    return np.argsort(np.argsort(-frequency, kind="stable"))
 
 
-def _table(order, frequency, clusters, counts, kept) -> list[dict]:
-    members = defaultdict(list)
-    for gram, cluster in clusters.items():
-        members[cluster].append(gram)
-    return [
-        {
-            "cluster_df": frequency[cluster],
-            "kept": cluster in kept,
-            "ngrams": len(members[cluster]),
-            "examples": sorted(members[cluster], key=lambda g: (-counts[g], g))[:4],
-        }
-        for cluster in order
-    ]
+def _cluster_rows(table: NgramTable, ranks: np.ndarray, frequency: np.ndarray, n_kept: int) -> list[dict]:
+    rows = []
+    for rank, cluster_df in enumerate(frequency):
+        members = np.flatnonzero(ranks == rank)
+        commonest = members[np.argsort(-table.df[members], kind="stable")][:4]
+        rows.append(
+            {
+                "cluster_df": int(cluster_df),
+                "kept": rank < n_kept,
+                "ngrams": len(members),
+                "examples": [table.grams[i] for i in commonest],
+            }
+        )
+    return rows
 
 
 def cluster_table(lexicon: Lexicon) -> pd.DataFrame:

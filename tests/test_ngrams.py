@@ -1,0 +1,56 @@
+"""N-gram counts against a slow, obviously right count."""
+
+from collections import Counter
+from contextlib import ExitStack
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hicra import ngrams
+from hicra.ngrams import EncodedCorpus, frequent_ngrams, group_df
+from hicra.words import segments
+
+TEXTS = st.lists(st.text("abA '.,\n", max_size=40), min_size=1, max_size=8)
+
+
+def _slow(text):
+    """(n-gram, whether it opens its clause) of every occurrence."""
+    for run in segments(text):
+        words = [w.text for w in run]
+        for size in (3, 4, 5):
+            for i in range(len(words) - size + 1):
+                yield " ".join(words[i : i + size]), i == 0
+
+
+@settings(max_examples=300, deadline=None)
+@given(texts=TEXTS, min_df=st.integers(1, 3), block=st.sampled_from([1, 20, 1000]))
+def test_counts_equal_the_slow_ones(texts, min_df, block):
+    df = Counter(g for t in texts for g in {g for g, _ in _slow(t)})
+    tf = Counter(g for t in texts for g, _ in _slow(t))
+    opens = Counter(g for t in texts for g, first in _slow(t) if first)
+    with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ngrams, "BLOCK", block)
+        patch.setattr(ngrams, "BUCKETS", 4)  # every bucket is shared: the second look must be exact
+        corpus = stack.enter_context(EncodedCorpus(texts))
+        table = frequent_ngrams(corpus, min_df)
+        assert table.grams == sorted(g for g in df if df[g] >= min_df)
+        for counts, array in ((df, table.df), (tf, table.tf), (opens, table.opens)):
+            assert [counts[g] for g in table.grams] == array.tolist()
+        if table.grams:
+            labels = np.arange(len(table.grams)) % 2
+            grouped = group_df(corpus, table, labels)
+            label_of = dict(zip(table.grams, labels, strict=True))
+            held = Counter(k for t in texts for k in {label_of[g] for g, _ in _slow(t) if g in label_of})
+            assert grouped.tolist() == [held[k] for k in range(labels.max() + 1)]
+
+
+def test_the_corpus_hash_knows_texts_and_not_their_order():
+    orders = [["a b c", "d e f"], ["d e f", "a b c"], ["a b c", "d e g"]]
+    with ExitStack() as stack:
+        one, two, other = (stack.enter_context(EncodedCorpus(texts)) for texts in orders)
+        assert one.sha256 == two.sha256 != other.sha256
+        assert one.n_words == 6
+    with pytest.raises(ValueError, match="no solution"):
+        EncodedCorpus([])
