@@ -46,7 +46,7 @@ def train_runs(
         while waiting or running:
             while waiting and len(running) < (jobs or os.cpu_count() or 1):
                 seed = waiting.pop(0)
-                running[seed] = _start(profile, arm, seed, folders[seed].path)
+                running[seed] = start(profile, arm, seed, folders[seed].path)
             time.sleep(POLL_SECONDS)
             report(status(list(folders.values())))
             running = {s: p for s, p in running.items() if not _ended(p, folders[s])}
@@ -61,7 +61,8 @@ def status(folders: Sequence[RunFolder]) -> str:
     return ", ".join(f"{f.path.name} {done}/{total}" for f in folders for done, total in [f.progress()])
 
 
-def _start(profile: Profile, arm: str, seed: int, folder: Path) -> subprocess.Popen:
+def start(profile: Profile, arm: str, seed: int, folder: Path) -> subprocess.Popen:
+    """One run under way, in a process of its own; what it prints goes to `folder/log.txt`."""
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "hicra", "train", "--arm", arm, "--seed", str(seed)]
     command += ["--profile", profile.name, "--out", str(folder)]

@@ -294,8 +294,8 @@ def grade(
     that live until the program ends. Decimals must agree in 6 decimals and 5 digits. Reasons:
     right; wrong; no_box, no complete box in the answer; unparseable, not readable as mathematics or beyond
     the limits on length, depth and memory; timeout, over `timeout` seconds of processor time. Raises
-    ValueError for lists of different lengths, for what is not text and for an empty gold answer, RuntimeError where
-    math-verify cannot be started.
+    ValueError for lists of different lengths, for what is not text and for an empty gold answer,
+    RuntimeError where math-verify cannot be started.
     """
     verifier = _shared(os.getpid(), timeout, workers)
     return verifier.grade(completions, answers, prefilled_think=prefilled_think)

@@ -254,14 +254,23 @@ def test_a_worker_that_hangs_without_using_the_processor_is_replaced(monkeypatch
         assert (verifier.replaced, verifier.workers[0].process) == (1, None)
 
 
+def vanishes(group: int) -> bool:
+    """Whether the process group is empty soon: who inherits a killed process reaps it in its own time."""
+    for _ in range(100):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.1)
+    return False
+
+
 def test_close_ends_the_processes():
     with Verifier(workers=2) as verifier:
         reasons(verifier, ["2+3", "2+4"])
         groups = [w.process.pid for w in verifier.workers if w.process]
         assert groups
-    for group in groups:
-        with pytest.raises(ProcessLookupError):
-            os.killpg(group, 0)
+    assert all(map(vanishes, groups))
 
 
 def test_a_program_that_ends_leaves_no_worker_and_shows_it_no_token():
@@ -282,8 +291,7 @@ def test_a_program_that_ends_leaves_no_worker_and_shows_it_no_token():
     )
     pid, leaked = done.stdout.split()
     assert leaked == "False"
-    with pytest.raises(ProcessLookupError):
-        os.killpg(int(pid), 0)
+    assert vanishes(int(pid))
 
 
 def test_a_verifier_that_cannot_start_is_an_error_not_a_reward(monkeypatch):

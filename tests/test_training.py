@@ -2,12 +2,13 @@
 
 import json
 import math
+import time
 import warnings
 
 import pytest
 
 from hicra.frames import finished_runs, load_study
-from hicra.launch import train_runs
+from hicra.launch import run_path, start, train_runs
 from hicra.lexicon import Lexicon
 from hicra.profiles import get_profile
 from hicra.runs import RunError, RunFolder
@@ -74,6 +75,23 @@ def test_the_same_seed_gives_the_same_record(runs, tmp_path, smoke):
     assert _numbers(_rows(again, "hicra")) == _numbers(_rows(runs, "hicra"))
     for name in ("evals.jsonl", "rollouts.jsonl"):
         assert _rows(again, "hicra", name) == _rows(runs, "hicra", name)
+
+
+def test_a_killed_run_goes_on_to_the_record_it_would_have_made(tmp_path, smoke):
+    study = get_profile("sandbox", **{**smoke, "steps": 4, "checkpoint_every": 2})
+    train_runs(study, "hicra", tmp_path / "whole")
+    folder = RunFolder(run_path(tmp_path / "killed", study, "hicra", 0))
+    process = start(study, "hicra", 0, folder.path)
+    while process.poll() is None and folder.progress()[0] < 3:  # past the checkpoint of step 2
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert not folder.finished
+    train_runs(study, "hicra", tmp_path / "killed")
+    whole, killed = (tmp_path / name / "sandbox" for name in ("whole", "killed"))
+    assert _numbers(_rows(killed, "hicra")) == _numbers(_rows(whole, "hicra"))
+    for name in ("evals.jsonl", "rollouts.jsonl"):
+        assert _rows(killed, "hicra", name) == _rows(whole, "hicra", name)
 
 
 def test_a_finished_run_is_reused_and_other_settings_are_refused(runs, smoke):
