@@ -17,11 +17,13 @@ import numpy as np
 from hicra.runs import sha256
 from hicra.words import segments
 
-SIZES = (3, 4, 5)  # words of an n-gram (paper)
 CUT = -1  # between clauses: no n-gram crosses the end of one
+UNKNOWN = -2  # a word of no interest
+EARLY = 0.1  # the part of a solution that counts as its beginning
 BLOCK = 1 << 19  # word ids read at a time
 BUCKETS = 1 << 24
-MULTIPLIERS = np.random.default_rng(0).integers(1 << 62, size=max(SIZES), dtype=np.uint64) * 2 + 1
+LONGEST = 8  # words of an n-gram, at most
+MULTIPLIERS = np.random.default_rng(0).integers(1 << 62, size=LONGEST, dtype=np.uint64) * 2 + 1
 
 
 class Block(NamedTuple):
@@ -31,7 +33,7 @@ class Block(NamedTuple):
     solution: np.ndarray  # which of the block's solutions
     start: np.ndarray  # first word, as an index into the corpus
     size: np.ndarray  # words
-    opens: np.ndarray  # whether it opens its clause
+    early: np.ndarray  # whether it stands at the beginning of its solution
     n_solutions: int
 
 
@@ -42,14 +44,26 @@ class NgramTable(NamedTuple):
     code: np.ndarray
     df: np.ndarray  # solutions that hold it
     tf: np.ndarray  # occurrences
-    opens: np.ndarray  # occurrences that open their clause
+    early: np.ndarray  # occurrences at the beginning of a solution
+
+    def take(self, keep: np.ndarray) -> NgramTable:
+        """The n-grams under a mask (N,)."""
+        kept = np.flatnonzero(keep)
+        return NgramTable([self.grams[i] for i in kept], *(array[kept] for array in self[1:]))
 
 
 class EncodedCorpus:
-    """Texts as word ids on disk, as long as the `with` lasts. Raises ValueError where there is no text."""
+    """Texts as word ids on disk, as long as the `with` lasts. Raises ValueError where there is no text.
 
-    def __init__(self, texts: Iterable[str]) -> None:
-        self.ids: dict[str, int] = {}
+    `sizes` are the lengths of its n-grams in words, 3 to 5 in the paper. `like` is a corpus whose words
+    alone are told apart, so that the n-grams of both can be compared.
+    """
+
+    def __init__(
+        self, texts: Iterable[str], sizes: tuple[int, ...] = (3, 4, 5), like: EncodedCorpus | None = None
+    ) -> None:
+        self.sizes, self.like = sizes, like
+        self.ids: dict[str, int] = {} if like is None else like.ids
         self.ends, self.n_words, self.digest = [0], 0, 0
         self.file = tempfile.TemporaryFile()  # noqa: SIM115 (closed by __exit__)
         try:
@@ -85,7 +99,10 @@ class EncodedCorpus:
     def _encode(self, text: str) -> np.ndarray:
         found, ids = [CUT], self.ids
         for run in segments(text):
-            found += [ids.setdefault(word.text, len(ids)) for word in run]
+            if self.like is None:
+                found += [ids.setdefault(word.text, len(ids)) for word in run]
+            else:
+                found += [ids.get(word.text, UNKNOWN) for word in run]
             found.append(CUT)
             self.n_words += len(run)
         return np.array(found, dtype=np.int32)
@@ -102,18 +119,19 @@ class EncodedCorpus:
         start, n = self.ends[first], self.ends[last] - self.ends[first]
         self.file.seek(start * 4)
         ids = np.frombuffer(self.file.read(n * 4), dtype=np.int32)  # (n,)
-        solution = np.repeat(np.arange(last - first), np.diff(self.ends[first : last + 1]))  # (n,)
+        lengths = np.diff(self.ends[first : last + 1])
+        solution = np.repeat(np.arange(last - first), lengths)  # (n,)
+        into = (start + np.arange(n) - np.array(self.ends)[first:last][solution]) / lengths[solution]  # (n,)
         cuts = np.flatnonzero(ids == CUT)
         left = cuts[np.minimum(np.searchsorted(cuts, np.arange(n)), cuts.size - 1)] - np.arange(n)
         mixed = _mix(ids.astype(np.uint64))  # (n,)
-        opens = np.concatenate([[False], ids[:-1] == CUT])
         parts = []
-        for size in SIZES:
+        for size in self.sizes:
             at = np.flatnonzero(left >= size)
             code = np.full(at.size, size, dtype=np.uint64)
             for j in range(size):
                 code += mixed[at + j] * MULTIPLIERS[j]
-            parts.append((_mix(code), solution[at], at + start, np.full(at.size, size), opens[at]))
+            parts.append((_mix(code), solution[at], at + start, np.full(at.size, size), into[at] < EARLY))
         return Block(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)), last - first)
 
     def text(self, start: int, size: int) -> str:
@@ -135,23 +153,37 @@ def frequent_ngrams(corpus: EncodedCorpus, min_df: int) -> NgramTable:
         maybe = np.flatnonzero(buckets[block.code % np.uint64(BUCKETS)] >= min_df)
         total = _merge(total, _count(Block(*(a[maybe] for a in block[:5]), block.n_solutions)))
     kept = total[1] >= min_df
-    code, df, tf, opens, start, size = (a[kept] for a in total)
+    code, df, tf, early, start, size = (a[kept] for a in total)
     grams = [corpus.text(s, n) for s, n in zip(start, size, strict=True)]
     order = sorted(range(len(grams)), key=grams.__getitem__)
-    return NgramTable([grams[i] for i in order], *(a[order] for a in (code, df, tf, opens)))
+    return NgramTable([grams[i] for i in order], *(a[order] for a in (code, df, tf, early)))
 
 
 def group_df(corpus: EncodedCorpus, table: NgramTable, labels: np.ndarray) -> np.ndarray:
     """Solutions that hold at least one n-gram of each label, (max label + 1,); labels (N,) from 0."""
-    order = np.argsort(table.code)
-    codes, labels = table.code[order], labels[order]
     counts = np.zeros(labels.max() + 1, dtype=np.int64)
     for block in corpus.blocks():
-        at = np.minimum(np.searchsorted(codes, block.code), codes.size - 1)
-        known = codes[at] == block.code
-        pairs = np.unique(block.solution[known] * counts.size + labels[at[known]])
+        known, which = _known(block.code, table.code)
+        pairs = np.unique(block.solution[known] * counts.size + labels[which])
         counts += np.bincount(pairs % counts.size, minlength=counts.size)
     return counts
+
+
+def occurrences(corpus: EncodedCorpus, table: NgramTable) -> np.ndarray:
+    """Occurrences (N,) of the n-grams of `table` in another corpus, made `like` the table's."""
+    counts = np.zeros(len(table.grams), dtype=np.int64)
+    for block in corpus.blocks():
+        counts += np.bincount(_known(block.code, table.code)[1], minlength=counts.size)
+    return counts
+
+
+def _known(codes: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the `codes` that are `wanted`, and which of those each is."""
+    order = np.argsort(wanted)
+    at = np.searchsorted(wanted[order], codes)
+    at = order[np.minimum(at, wanted.size - 1)]
+    known = np.flatnonzero(wanted[at] == codes)
+    return known, at[known]
 
 
 def _once_a_solution(code: np.ndarray, solution: np.ndarray) -> np.ndarray:
@@ -160,11 +192,11 @@ def _once_a_solution(code: np.ndarray, solution: np.ndarray) -> np.ndarray:
 
 
 def _count(block: Block) -> tuple[np.ndarray, ...]:
-    """code, df, tf, opens, and start and size of an example, one entry a distinct n-gram."""
+    """code, df, tf, early, and start and size of an example, one entry a distinct n-gram."""
     code, first, which, tf = np.unique(block.code, return_index=True, return_inverse=True, return_counts=True)
     df = np.bincount(which[_once_a_solution(block.code, block.solution)], minlength=code.size)
-    opens = np.bincount(which, weights=block.opens, minlength=code.size).astype(np.int64)
-    return code, df, tf, opens, block.start[first], block.size[first]
+    early = np.bincount(which, weights=block.early, minlength=code.size).astype(np.int64)
+    return code, df, tf, early, block.start[first], block.size[first]
 
 
 def _merge(one: tuple, other: tuple) -> tuple:

@@ -1,7 +1,8 @@
 """Strategic Grams from correct solutions: n-grams -> embeddings -> clusters -> Cluster DF -> Lexicon.
 
-The paper's three steps (A.2). It names neither the encoder nor the clustering, nor the number of
-clusters; what is chosen here stands in the lexicon's provenance.
+Two presets. `paper` is the paper's three steps (A.2) and nothing else; it names neither the encoder nor
+the clustering, nor the number of clusters, and what is chosen here stands in the lexicon's provenance.
+`hicra` keeps the n-grams that contrast.py selects, and clusters them for their meaning alone.
 """
 
 from __future__ import annotations
@@ -14,12 +15,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from hicra import contrast
 from hicra.lexicon import Lexicon
 from hicra.ngrams import EncodedCorpus, NgramTable, frequent_ngrams, group_df
 
+PAPER_SIZES = (3, 4, 5)  # words of an n-gram (paper)
 TOP_SHARE = 0.2  # clusters kept, by Cluster DF (paper)
 MIN_SHARE = 0.01  # Decision: n-grams in fewer solutions than this are not embedded
 GRAMS_PER_CLUSTER = 10  # Decision: sets the number of clusters
+RECIPES = {
+    "paper": "paper A.2: n-grams, embeddings, clusters, top share by Cluster DF",
+    "hicra": "ours: n-grams of long solutions that short ones do without, openings apart",
+}
 
 Encoder = Callable[[list[str]], np.ndarray]
 
@@ -57,6 +64,8 @@ def _labels(vectors: np.ndarray, clustering: str, n_clusters: int, seed: int) ->
 def build_lexicon(
     solutions: Iterable[str],
     *,
+    preset: str = "paper",
+    background: Iterable[str] | None = None,
     clustering: str = "kmeans",
     n_clusters: int | None = None,
     top_share: float = TOP_SHARE,
@@ -66,28 +75,37 @@ def build_lexicon(
     name: str = "unnamed",
     source: str = "",
 ) -> Lexicon:
-    """The paper's lexicon of a corpus of correct solutions, read once as a stream.
+    """The lexicon of a corpus of correct solutions, each read once, as a stream.
 
-    `min_df` defaults to 1 % of the solutions (at least 2), `n_clusters` to a tenth of the n-grams.
-    The result is the same for any order of the solutions. Raises ValueError for a corpus that is
-    empty, has no frequent n-gram, or falls into a single cluster, and for an unknown clustering.
+    `preset` "hicra" needs `background`, short solutions of the same kind of problems by models that do
+    not reason at length; "paper" takes none. `min_df` defaults to 1 % of the solutions ("hicra": 5 %) and
+    at least 2, `n_clusters` to a tenth of the n-grams; `top_share` is the paper's alone. The result is the
+    same for any order of the solutions. Raises ValueError for an unknown preset or clustering, a missing
+    or needless background, and a corpus that is empty, has too few frequent n-grams, or falls into a
+    single cluster.
     """
-    settings = {"clustering": clustering, "top_share": top_share, "seed": seed}
-    with EncodedCorpus(solutions) as corpus:
-        settings["min_df"] = min_df or max(2, math.ceil(MIN_SHARE * len(corpus)))
+    _check_preset(preset, background)
+    share, sizes = (MIN_SHARE, PAPER_SIZES) if preset == "paper" else (contrast.MIN_SHARE, contrast.SIZES)
+    settings = {"preset": preset, "clustering": clustering, "seed": seed}
+    with EncodedCorpus(solutions, sizes) as corpus:
+        settings["min_df"] = min_df or max(2, math.ceil(share * len(corpus)))
         table = frequent_ngrams(corpus, settings["min_df"])
-        settings["n_clusters"] = n_clusters or len(table.grams) // GRAMS_PER_CLUSTER
+        if background is not None:
+            with EncodedCorpus(background, sizes, like=corpus) as short:
+                table = table.take(contrast.steering(table, corpus, short))
+        settings["n_clusters"] = n_clusters or max(2, len(table.grams) // GRAMS_PER_CLUSTER)
         _check_size(len(corpus), len(table.grams), settings)
         vectors = (encoder or minilm())(table.grams)  # (N, D)
         labels = _labels(vectors, clustering, settings["n_clusters"], seed)  # (N,)
         frequency = group_df(corpus, table, labels)  # (K,)
     rank = _ranks(frequency)  # (K,)
-    n_kept = math.ceil(top_share * len(rank))
+    settings["top_share"] = top_share if preset == "paper" else 1.0
+    n_kept = math.ceil(settings["top_share"] * len(rank))
     clusters = {g: int(rank[k]) for g, k in zip(table.grams, labels, strict=True) if rank[k] < n_kept}
     settings["encoder"] = "all-MiniLM-L6-v2" if encoder is None else "given by the caller"
     counts = {"solutions": len(corpus), "words": corpus.n_words, "embedded_ngrams": len(table.grams)}
     provenance = {
-        "recipe": "paper A.2: n-grams, embeddings, clusters, top share by Cluster DF",
+        "recipe": RECIPES[preset],
         "source": source,
         "corpus_sha256": corpus.sha256,
         "settings": settings,
@@ -95,6 +113,17 @@ def build_lexicon(
         "cluster_table": _cluster_rows(table, rank[labels], np.sort(frequency)[::-1], n_kept),
     }
     return Lexicon.from_grams(clusters, name, clusters=clusters, provenance=provenance)
+
+
+def _check_preset(preset: str, background: Iterable[str] | None) -> None:
+    if preset not in RECIPES:
+        raise ValueError(f"unknown preset {preset!r}; choose one of: {', '.join(RECIPES)}")
+    if preset == "hicra" and background is None:
+        raise ValueError(
+            "preset='hicra' contrasts with short solutions; give them as background, or use preset='paper'"
+        )
+    if preset == "paper" and background is not None:
+        raise ValueError("preset='paper' uses no background; leave it out, or use preset='hicra'")
 
 
 def _check_size(n_solutions: int, n_grams: int, settings: dict) -> None:

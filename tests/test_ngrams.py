@@ -9,19 +9,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hicra import ngrams
-from hicra.ngrams import EncodedCorpus, frequent_ngrams, group_df
+from hicra.ngrams import EncodedCorpus, frequent_ngrams, group_df, occurrences
 from hicra.words import segments
 
 TEXTS = st.lists(st.text("abA '.,\n", max_size=40), min_size=1, max_size=8)
 
 
 def _slow(text):
-    """(n-gram, whether it opens its clause) of every occurrence."""
-    for run in segments(text):
+    """(n-gram, whether it is in the first tenth) of every occurrence; a clause's end counts as a word."""
+    runs = segments(text)
+    length = 1 + sum(len(run) + 1 for run in runs)
+    place = 1
+    for run in runs:
         words = [w.text for w in run]
         for size in (3, 4, 5):
             for i in range(len(words) - size + 1):
-                yield " ".join(words[i : i + size]), i == 0
+                yield " ".join(words[i : i + size]), (place + i) / length < 0.1
+        place += len(words) + 1
 
 
 @settings(max_examples=300, deadline=None)
@@ -29,14 +33,14 @@ def _slow(text):
 def test_counts_equal_the_slow_ones(texts, min_df, block):
     df = Counter(g for t in texts for g in {g for g, _ in _slow(t)})
     tf = Counter(g for t in texts for g, _ in _slow(t))
-    opens = Counter(g for t in texts for g, first in _slow(t) if first)
+    early = Counter(g for t in texts for g, first in _slow(t) if first)
     with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
         patch.setattr(ngrams, "BLOCK", block)
         patch.setattr(ngrams, "BUCKETS", 4)  # every bucket is shared: the second look must be exact
         corpus = stack.enter_context(EncodedCorpus(texts))
         table = frequent_ngrams(corpus, min_df)
         assert table.grams == sorted(g for g in df if df[g] >= min_df)
-        for counts, array in ((df, table.df), (tf, table.tf), (opens, table.opens)):
+        for counts, array in ((df, table.df), (tf, table.tf), (early, table.early)):
             assert [counts[g] for g in table.grams] == array.tolist()
         if table.grams:
             labels = np.arange(len(table.grams)) % 2
@@ -44,6 +48,16 @@ def test_counts_equal_the_slow_ones(texts, min_df, block):
             label_of = dict(zip(table.grams, labels, strict=True))
             held = Counter(k for t in texts for k in {label_of[g] for g, _ in _slow(t) if g in label_of})
             assert grouped.tolist() == [held[k] for k in range(labels.max() + 1)]
+
+
+@given(texts=TEXTS, others=TEXTS)
+def test_occurrences_in_another_corpus(texts, others):
+    with EncodedCorpus(texts) as corpus, EncodedCorpus(others, like=corpus) as other:
+        table = frequent_ngrams(corpus, 1)
+        if table.grams:
+            tf = Counter(g for t in others for g, _ in _slow(t))
+            assert occurrences(other, table).tolist() == [tf[g] for g in table.grams]
+        assert set(corpus.ids) == {w.text for t in texts for run in segments(t) for w in run}
 
 
 def test_the_corpus_hash_knows_texts_and_not_their_order():

@@ -1,0 +1,119 @@
+"""Solutions from files, a Hub data set or a run record: streamed, cleaned, with what was dropped and why."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hicra.jsonl import iter_jsonl
+from hicra.rewards import extract_boxed
+from hicra.runs import RunFolder, sha256
+from hicra.words import segments
+
+HUB = "hub:"  # a source's prefix for a data set of the Hub, "hub:owner/name"
+TAIL = 300  # words at the end that are searched for a loop
+MARKERS = re.compile(r"<\|[^|<>]*\|>|</?think>")  # of chat and thinking formats: not the solution's words
+LOOP = 0.4  # a tail with a smaller share of distinct 6-grams repeats itself
+
+
+class CorpusError(ValueError):
+    """A source that cannot be read as solutions; the message names it and the remedy."""
+
+
+@dataclass
+class Corpus:
+    """The usable solutions of `sources`; iterating reads them anew, one record in memory at a time.
+
+    A source is a JSON Lines file (plain or gzip), "hub:owner/name", or the folder of a run record, whose
+    kept rollouts are read. `text` names the field of the solution, `correct` the field that says whether
+    it is right (none: all are taken as right). `one_per` keeps the first usable solution for each value
+    of that field, so that a problem sampled often does not vote often. After an iteration `kept` is the
+    number of solutions and `dropped` counts the others by reason.
+
+    Iterating raises CorpusError for a missing field and a record whose text is no string, and what
+    `iter_jsonl` and `RunFolder.read` raise.
+    """
+
+    sources: Iterable[str | Path]
+    text: str = "response"
+    correct: str | None = None
+    one_per: str | None = None
+    boxed_only: bool = True
+    kept: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    def __iter__(self) -> Iterator[str]:
+        self.kept, self.dropped = 0, Counter()
+        seen: set[str] = set()
+        for where, record in self._records():
+            text = _field(record, self.text, where)
+            if not isinstance(text, str):
+                raise CorpusError(f"{where}: field {self.text!r} holds {text!r:.40}, not a text")
+            reason = self._reason(text, record, where, seen)
+            if reason:
+                self.dropped[reason] += 1
+            else:
+                self.kept += 1
+                yield MARKERS.sub("\n", text)
+
+    def _records(self) -> Iterator[tuple[str, dict]]:
+        for source in self.sources:
+            if str(source).startswith(HUB):
+                yield from _hub(str(source)[len(HUB) :])
+            elif Path(source).is_dir():
+                yield from _run(Path(source), self.text, self.correct)
+            else:
+                yield from ((f"{source}, line {n}", row) for n, row in iter_jsonl(source))
+
+    def _reason(self, text: str, record: dict, where: str, seen: set[str]) -> str | None:
+        """Why a solution is not used, or None; what is used is noted in `seen`."""
+        if self.correct and not _is_true(_field(record, self.correct, where), self.correct, where):
+            return "not correct"
+        if self.boxed_only and extract_boxed(text) is None:
+            return "no boxed answer"
+        words = [word.text for run in segments(text) for word in run]
+        if loops(words):
+            return "looping tail"
+        keys = [sha256(" ".join(words))]
+        if self.one_per:
+            keys.append(f"{self.one_per}: {_field(record, self.one_per, where)}")
+        for key, name in zip(keys, ("duplicate", "another solution of its problem"), strict=False):
+            if key in seen:
+                return name
+        seen.update(keys)
+        return None
+
+
+def loops(words: list[str]) -> bool:
+    """Whether the last words say the same thing again and again."""
+    tail = words[-TAIL:]
+    grams = list(zip(*(tail[i:] for i in range(6)), strict=False))
+    return len(grams) >= TAIL // 2 and len(set(grams)) < LOOP * len(grams)
+
+
+def _field(record: dict, name: str, where: str):
+    if name not in record:
+        raise CorpusError(f"{where} has no field {name!r}; its fields are: {', '.join(record)}")
+    return record[name]
+
+
+def _is_true(value, name: str, where: str) -> bool:
+    if isinstance(value, bool) or value in (0, 1):
+        return bool(value)
+    raise CorpusError(f"{where}: field {name!r} holds {value!r}; correctness is true, false, 1 or 0")
+
+
+def _hub(name: str) -> Iterator[tuple[str, dict]]:
+    from datasets import load_dataset
+
+    for number, row in enumerate(load_dataset(name, split="train", streaming=True)):
+        yield f"{HUB}{name}, row {number}", row
+
+
+def _run(folder: Path, text: str, correct: str | None) -> Iterator[tuple[str, dict]]:
+    for number, row in enumerate(RunFolder(folder).read("rollouts.jsonl")):
+        record = {**row, text: row["completion"]} | ({correct: row["reason"] == "right"} if correct else {})
+        yield f"{folder}, rollout {number}", record
