@@ -37,7 +37,7 @@ lock:
 
 sandbox-base: $(STAMP)
 	$(BIN)/python -m hicra sandbox-base --out data/sandbox
-	$(BIN)/python -m hicra lexicon --out data/lexicons/sandbox.json
+	$(BIN)/python -m hicra sandbox-lexicon --out data/lexicons/sandbox.json
 
 calibration: $(STAMP)
 	$(BIN)/python -m hicra calibrate

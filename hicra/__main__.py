@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 
@@ -32,10 +33,10 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--seed", type=int, required=True)
     train.add_argument("--out", type=Path, required=True, help="the run's folder")
 
-    lexicon = commands.add_parser("lexicon", help="build a lexicon from the base policy's solutions")
-    lexicon.add_argument("--out", type=Path, required=True, help="such as data/lexicons/sandbox.json")
+    own = commands.add_parser("sandbox-lexicon", help="the paper's recipe on the base policy's solutions")
+    own.add_argument("--out", type=Path, default=Path("data/lexicons/sandbox.json"))
 
-    for command in (study, train, lexicon):
+    for command in (study, train, own):
         command.add_argument("--profile", default="sandbox")
         command.add_argument("--overrides", type=_overrides, default={}, metavar="JSON")
 
@@ -45,10 +46,81 @@ def _parser() -> argparse.ArgumentParser:
     calibration = commands.add_parser("calibrate", help="GRPO on three seeds of the sandbox")
     calibration.add_argument("--runs", type=Path, default=Path("runs"))
     calibration.add_argument("--out", type=Path, default=Path("data/sandbox/calibration.csv"))
+    _add_lexicon(commands)
+    _add_score(commands)
     return parser
 
 
+def _add_lexicon(commands) -> None:
+    lexicon = commands.add_parser("lexicon", help="build a lexicon from a corpus of solutions")
+    source = {"nargs": "+", "metavar": "SOURCE", "help": "JSON Lines file, hub:owner/name, or run folder"}
+    lexicon.add_argument("--solutions", required=True, **source)
+    lexicon.add_argument("--background", **source)
+    lexicon.add_argument("--out", type=Path, required=True)
+    lexicon.add_argument("--preset", default="paper", help="paper, or hicra with --background")
+    lexicon.add_argument("--text-field", default="response")
+    lexicon.add_argument("--correct-field", help="without it every solution is taken as correct")
+    lexicon.add_argument(
+        "--one-per", metavar="FIELD", help="keep one solution for each value, such as question"
+    )
+    lexicon.add_argument("--any-answer", action="store_true", help="keep solutions without a boxed answer")
+    lexicon.add_argument("--clustering", default="kmeans", help="kmeans or hdbscan")
+    lexicon.add_argument("--n-clusters", type=int)
+    lexicon.add_argument("--min-df", type=int, help="solutions that must hold an n-gram")
+    lexicon.add_argument("--seed", type=int, default=0)
+    lexicon.add_argument("--source", default="", help="where the solutions come from, and their licence")
+
+
+def _add_score(commands) -> None:
+    score = commands.add_parser("score-lexicon", help="score lexicons on labelled sentences")
+    score.add_argument("lexicons", nargs="+", metavar="LEXICON", help="a shipped name or a file")
+    score.add_argument("--labels", type=Path, required=True)
+    score.add_argument("--planning", nargs="+", metavar="LABEL", help="labels that count as planning")
+    score.add_argument("--classes", action="store_true", help="print the share marked of every label too")
+
+
 def _lexicon(options) -> None:
+    from hicra.corpus import Corpus
+    from hicra.strategic_grams import build_lexicon
+
+    corpus = Corpus(
+        options.solutions,
+        text=options.text_field,
+        correct=options.correct_field,
+        one_per=options.one_per,
+        boxed_only=not options.any_answer,
+    )
+    short = options.background and Corpus(options.background, text=options.text_field, boxed_only=False)
+    lexicon = build_lexicon(
+        corpus,
+        preset=options.preset,
+        background=short,
+        clustering=options.clustering,
+        n_clusters=options.n_clusters,
+        min_df=options.min_df,
+        seed=options.seed,
+        name=options.out.stem,
+        source=options.source or ", ".join(Path(s).name for s in options.solutions),
+    )
+    dropped = {"solutions": dict(corpus.dropped), **({"background": dict(short.dropped)} if short else {})}
+    replace(lexicon, provenance={**lexicon.provenance, "dropped": dropped}).save(options.out)
+    for name, counts in dropped.items():
+        print(f"{name} dropped:", ", ".join(f"{n} {reason}" for reason, n in counts.items()) or "none")
+    print(f"{len(lexicon)} Strategic Grams from {corpus.kept} solutions in {options.out}")
+
+
+def _score(options) -> None:
+    from hicra.lexicon import Lexicon
+    from hicra.sentences import STEERING, classes_table, score_table
+
+    lexicons = [Lexicon.load(name) for name in options.lexicons]
+    planning = frozenset(options.planning or STEERING)
+    print(score_table(lexicons, options.labels, planning).to_string(index=False))
+    if options.classes:
+        print(classes_table(lexicons, options.labels, planning).to_string(index=False))
+
+
+def _sandbox_lexicon(options) -> None:
     from hicra.profiles import get_profile
     from hicra.rollouts import base_rollouts, lexicon_of
 
@@ -95,6 +167,8 @@ COMMANDS = {
     "study": _study,
     "train": _train,
     "lexicon": _lexicon,
+    "score-lexicon": _score,
+    "sandbox-lexicon": _sandbox_lexicon,
     "sandbox-base": _sandbox_base,
     "calibrate": _calibrate,
 }

@@ -23,6 +23,7 @@ PAPER_SIZES = (3, 4, 5)  # words of an n-gram (paper)
 TOP_SHARE = 0.2  # clusters kept, by Cluster DF (paper)
 MIN_SHARE = 0.01  # Decision: n-grams in fewer solutions than this are not embedded
 GRAMS_PER_CLUSTER = 10  # Decision: sets the number of clusters
+RESTARTS = 150  # k-means starts, shared out: many clusters hardly depend on where they start
 RECIPES = {
     "paper": "paper A.2: n-grams, embeddings, clusters, top share by Cluster DF",
     "hicra": "ours: n-grams of long solutions that short ones do without, openings apart",
@@ -52,7 +53,9 @@ def _labels(vectors: np.ndarray, clustering: str, n_clusters: int, seed: int) ->
     from sklearn.cluster import HDBSCAN, KMeans
 
     if clustering == "kmeans":
-        return KMeans(n_clusters, n_init=10, random_state=seed).fit_predict(vectors)
+        return KMeans(n_clusters, n_init=max(1, RESTARTS // n_clusters), random_state=seed).fit_predict(
+            vectors
+        )
     if clustering == "hdbscan":
         labels = HDBSCAN(min_cluster_size=3, copy=True).fit_predict(vectors)
         noise = labels < 0

@@ -31,3 +31,12 @@ def smoke():
 @pytest.fixture(scope="session")
 def root():
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """Real traces and benchmarks, beside the project where there are any."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no real data in {folder.relative_to(ROOT.parent)} beside the project")
+    return folder

@@ -26,6 +26,7 @@ ALLOWED = {
     "corpus": "jsonl rewards runs words",
     "strategic_grams": "contrast lexicon ngrams",
     "scoring": "",
+    "sentences": "jsonl lexicon",
     "problems": "jsonl words",
     "base_policy": "sandbox",
     "engine": "",

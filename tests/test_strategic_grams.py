@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from hicra.corpus import Corpus
+from hicra.lexicon import Lexicon
 from hicra.strategic_grams import build_lexicon, cluster_table
 
 PLANS = ["let us try again now", "we should go back here", "let us try once more"]
@@ -76,3 +78,40 @@ def test_a_corpus_of_one_cluster_is_an_error():
 def test_minilm_is_the_encoder_unless_told():
     lexicon = build_lexicon(_solutions(12), n_clusters=3, min_df=2)
     assert lexicon.provenance["settings"]["encoder"] == "all-MiniLM-L6-v2"
+
+
+LONG = [f"we begin with it. {PLANS[i % 3]}. so it is done. x plus 2 is it. wait" for i in range(40)]
+SHORT = ["so it is done. x plus 2 is it. we say so"] * 40
+
+
+def test_the_hicra_preset_keeps_what_short_solutions_do_without():
+    # Small numbers cannot show 7.5 bits of contrast, so the short solutions are many.
+    lexicon = _build(LONG, preset="hicra", background=SHORT * 300)
+    assert "wait" in lexicon.grams
+    assert "let us try" in lexicon.grams
+    assert not {g for g in lexicon.grams if "done" in g.split()}  # boilerplate: short ones hold it too
+    assert not {g for g in lexicon.grams if "begin" in g.split()}  # the opening
+    assert not {g for g in lexicon.grams if {"x", "2"} & set(g.split())}  # mathematics
+    assert lexicon.provenance["settings"]["preset"] == "hicra"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"preset": "hicro"}, "unknown preset 'hicro'; choose one of: paper, hicra"),
+        ({"preset": "hicra"}, "give them as background"),
+        ({"background": SHORT}, "uses no background"),
+    ],
+)
+def test_presets_and_backgrounds_belong_together(options, message):
+    with pytest.raises(ValueError, match=message):
+        _build(LONG, **options)
+
+
+def test_the_shipped_lexicons_are_rebuilt_from_their_traces(shared):
+    traces = shared / "traces"
+    names = ("skyt1_correct_27b", "skyt1_correct_32b_ckpts_aime24")
+    files = [traces / f"{name}.jsonl.gz" for name in names]
+    corpus = Corpus(files, correct="correct", one_per="question")
+    short = Corpus([traces / "short_cot_controls.jsonl.gz"], boxed_only=False)
+    assert build_lexicon(corpus, preset="hicra", background=short).grams == Lexicon.load("skyt1-hicra").grams
