@@ -76,6 +76,7 @@ def _add_score(commands) -> None:
     score.add_argument("lexicons", nargs="+", metavar="LEXICON", help="a shipped name or a file")
     score.add_argument("--labels", type=Path, required=True)
     score.add_argument("--planning", nargs="+", metavar="LABEL", help="labels that count as planning")
+    score.add_argument("--out", type=Path, help="write the table as CSV as well")
     score.add_argument("--classes", action="store_true", help="print the share marked of every label too")
 
 
@@ -111,11 +112,15 @@ def _lexicon(options) -> None:
 
 def _score(options) -> None:
     from hicra.lexicon import Lexicon
+    from hicra.runs import write_atomic
     from hicra.sentences import STEERING, classes_table, score_table
 
     lexicons = [Lexicon.load(name) for name in options.lexicons]
     planning = frozenset(options.planning or STEERING)
-    print(score_table(lexicons, options.labels, planning).to_string(index=False))
+    table = score_table(lexicons, options.labels, planning)
+    print(table.to_string(index=False))
+    if options.out:
+        write_atomic(options.out, table.to_csv(index=False))
     if options.classes:
         print(classes_table(lexicons, options.labels, planning).to_string(index=False))
 

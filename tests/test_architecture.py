@@ -41,6 +41,8 @@ ALLOWED = {
     "figure_style": "runs verdicts",
     "figures": "figure_style verdicts",
     "calibration": "frames launch profiles runs",
+    "viewer": "runs",
+    "annotation": "jsonl lexicon runs words",
     "notebook": "training",
     "study": "launch runs",
     "__init__": "credit lexicon planning strategic_grams",
