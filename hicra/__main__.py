@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     calibration = commands.add_parser("calibrate", help="GRPO on three seeds of the sandbox")
     calibration.add_argument("--runs", type=Path, default=Path("runs"))
     calibration.add_argument("--out", type=Path, default=Path("data/sandbox/calibration.csv"))
+    commands.add_parser("cards", help="print the cards of the shipped lexicons")
     _add_lexicon(commands)
     _add_score(commands)
     return parser
@@ -125,6 +126,12 @@ def _score(options) -> None:
         print(classes_table(lexicons, options.labels, planning).to_string(index=False))
 
 
+def _cards(options) -> None:
+    from hicra.lexicon import Lexicon, card, shipped
+
+    print("# Lexicons\n\n" + "\n".join(card(Lexicon.load(name)) for name in shipped()), end="")
+
+
 def _sandbox_lexicon(options) -> None:
     from hicra.profiles import get_profile
     from hicra.rollouts import base_rollouts, lexicon_of
@@ -173,6 +180,7 @@ COMMANDS = {
     "train": _train,
     "lexicon": _lexicon,
     "score-lexicon": _score,
+    "cards": _cards,
     "sandbox-lexicon": _sandbox_lexicon,
     "sandbox-base": _sandbox_base,
     "calibrate": _calibrate,

@@ -162,6 +162,17 @@ class Lexicon:
         )
 
 
+def card(lexicon: Lexicon) -> str:
+    """What a lexicon is, as Markdown: source, licence, counts, settings and hash."""
+    facts = {k: v for k, v in lexicon.provenance.items() if k != "cluster_table"}
+    lines = [f"## {lexicon.name}", "", f"- grams: {len(lexicon)}, sha256 `{lexicon.sha256}`"]
+    for key, value in facts.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{k} {canonical(v) if isinstance(v, dict) else v}" for k, v in value.items())
+        lines.append(f"- {key}: {value}")
+    return "\n".join(lines) + "\n"
+
+
 def shipped() -> list[str]:
     """Names of the lexicons that come with the study."""
     return sorted(path.stem for path in (data_root() / "lexicons").glob("*.json"))

@@ -50,7 +50,10 @@ def lexicon_of(rollouts: Sequence[Rollout], profile: Profile, name: str, seed: i
         min_df=profile.lexicon_min_df,
         seed=seed,
         name=name,
-        source=f"correct solutions by {profile.base} of {len(rollouts)} {profile.problem_set} problems",
+        source=(
+            f"correct solutions by {profile.base} of {len(rollouts)} {profile.problem_set} problems; "
+            "made by this project, Apache-2.0"
+        ),
     )
 
 

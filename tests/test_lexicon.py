@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hicra.__main__ import main
 from hicra.lexicon import Lexicon, Match, shipped
 from hicra.words import segments
 
@@ -184,3 +185,13 @@ def test_drop_leaves_the_stated_share_and_depends_on_the_seed_alone():
 def test_drop_refuses_a_share_that_leaves_nothing(fraction):
     with pytest.raises(ValueError, match="fraction"):
         Lexicon.from_grams(["a b", "c d"]).drop(fraction, seed=0)
+
+
+def test_every_shipped_lexicon_has_its_card(root, capsys):
+    assert main(["cards"]) == 0
+    assert (root / "data" / "lexicons" / "README.md").read_text() == capsys.readouterr().out
+    assert shipped() == ["listing1", "sandbox", "skyt1-hicra", "skyt1-paper"]
+    for name in shipped():
+        provenance = Lexicon.load(name).provenance
+        assert provenance["source"]
+        assert "licence" in provenance["source"] or "Apache-2.0" in provenance["source"]

@@ -79,6 +79,13 @@ def test_wrong_input_changes_nothing_on_disk(tmp_path, capsys, arguments, messag
 
 
 @pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("name", [p.stem for p in PATHS if p.stem not in STUDY])
+def test_other_notebooks_run_at_smoke_size(tmp_path, smoke, name):
+    run_study("sandbox", runs=tmp_path, figures=tmp_path, overrides=smoke, only=(name,))
+    assert (tmp_path / "sandbox" / "notebooks" / f"{name}.ipynb").exists()
+
+
+@pytest.mark.filterwarnings("default")
 def test_the_whole_study_runs_at_smoke_size_and_is_reused(tmp_path, smoke, capsys):
     where = {"runs": tmp_path / "runs", "figures": tmp_path / "figures", "overrides": smoke}
     run_study("sandbox", **where)
