@@ -1,7 +1,7 @@
 """The lexicon recipes on real traces: speed, growth, stability, and what each condition brings.
 
-    python -m benchmarks.lexicon speed --solutions FILE --text-field solution
-    python -m benchmarks.lexicon growth --solutions FILE --text-field solution
+    python -m benchmarks.lexicon speed --solutions FILE --text-field solution --after '<think>'
+    python -m benchmarks.lexicon growth --solutions FILE --text-field solution --after '<think>'
     python -m benchmarks.lexicon stability --solutions FILE FILE --correct-field correct --one-per question
     python -m benchmarks.lexicon conditions --solutions FILE ... --background FILE --labels FILE
 
@@ -12,6 +12,7 @@ to 1, 2, 4 and 8 times their number.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import resource
@@ -55,8 +56,8 @@ def growth(options) -> pd.DataFrame:
     rows = []
     for times in (1, 2, 4, 8):
         command = [sys.executable, "-m", "benchmarks.lexicon", *sys.argv[1:], "--times", str(times)]
-        rows.append(pd.read_json(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
-    table = pd.concat(rows, ignore_index=True)
+        rows += json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    table = pd.DataFrame(rows)
     first = table.iloc[0]
     growth_of = {k: table[k] / first[k] for k in ("words", "counting seconds", "seconds")}
     return table.assign(**{f"{k} x": v.round(2) for k, v in growth_of.items()})
@@ -74,7 +75,7 @@ def _grown(options) -> str:
         "counting seconds": round(counting, 1),
         **_measure(texts[i] for i in chosen),
     }
-    return pd.DataFrame([row]).to_json(orient="records")
+    return json.dumps([row])
 
 
 def stability(options) -> pd.DataFrame:
@@ -119,21 +120,23 @@ def conditions(options) -> pd.DataFrame:
         table = frequent_ngrams(corpus, max(2, round(0.02 * len(corpus))))
         bits = contrast.contrast(table, corpus, short)
     early, share = table.early / table.tf, table.df / len(corpus)
-    wording = np.array([contrast.is_wording(g) for g in table.grams])
+    wording = np.array(
+        [not any(w.isdigit() or len(w) == 1 and w not in "ai" for w in g.split()) for g in table.grams]
+    )
     length = np.array([g.count(" ") + 1 for g in table.grams])
     high, late = bits >= contrast.MIN_CONTRAST, early <= contrast.MAX_EARLY
     often = share >= min_share
     opens = np.array([not g.endswith((" the", " a", " of", " to", " that", " is")) for g in table.grams])
     variants = {
-        "preset hicra": high & late & often & wording,
-        "without contrast": late & often & wording,
-        "without the opening's": high & often & wording,
-        "without numbers and variables": high & late & often,
-        "2 % of the solutions instead of 5 %": high & late & wording,
-        "3 to 5 words only (paper)": high & late & often & wording & (length >= 3),
-        "and sparse: at most 2 a solution": high & late & often & wording & (table.tf <= 2 * table.df),
-        "and no trailing function word": high & late & often & wording & opens,
-        "and no gram inside another": _outermost(table, high & late & often & wording),
+        "preset hicra": high & late & often,
+        "without contrast": late & often,
+        "without the opening's": high & often,
+        "and no numbers or variables": high & late & often & wording,
+        "2 % of the solutions instead of 5 %": high & late,
+        "3 to 5 words only (paper)": high & late & often & (length >= 3),
+        "and sparse: at most 2 a solution": high & late & often & (table.tf <= 2 * table.df),
+        "and no trailing function word": high & late & often & opens,
+        "and no gram that holds another": _innermost(table, high & late & often),
     }
     sets = {name: read_sentences(options.labels, name) for name in schemes(options.labels)}
     rows = []
@@ -143,10 +146,10 @@ def conditions(options) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _outermost(table: NgramTable, mask: np.ndarray) -> np.ndarray:
+def _innermost(table: NgramTable, mask: np.ndarray) -> np.ndarray:
     kept = [f" {table.grams[i]} " for i in np.flatnonzero(mask)]
-    inner = np.array([sum(f" {g} " in longer for longer in kept) > 1 for g in table.grams])
-    return mask & ~inner
+    holds = np.array([sum(inner in f" {g} " for inner in kept) > 1 for g in table.grams])
+    return mask & ~holds
 
 
 def _scores(lexicon: Lexicon, sets: dict) -> dict:
@@ -169,6 +172,7 @@ def _corpus(options, sources) -> Corpus:
         correct=options.correct_field,
         one_per=options.one_per,
         boxed_only=bool(options.correct_field),
+        after=options.after,
     )
 
 
@@ -187,6 +191,7 @@ def main() -> None:
     parser.add_argument("--text-field", default="response")
     parser.add_argument("--correct-field")
     parser.add_argument("--one-per")
+    parser.add_argument("--after", default="")
     parser.add_argument("--times", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.times:

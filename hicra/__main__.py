@@ -64,6 +64,9 @@ def _add_lexicon(commands) -> None:
     lexicon.add_argument(
         "--one-per", metavar="FIELD", help="keep one solution for each value, such as question"
     )
+    lexicon.add_argument(
+        "--after", default="", metavar="MARK", help="cut the text up to this, such as <think>"
+    )
     lexicon.add_argument("--any-answer", action="store_true", help="keep solutions without a boxed answer")
     lexicon.add_argument("--clustering", default="kmeans", help="kmeans or hdbscan")
     lexicon.add_argument("--n-clusters", type=int)
@@ -91,6 +94,7 @@ def _lexicon(options) -> None:
         correct=options.correct_field,
         one_per=options.one_per,
         boxed_only=not options.any_answer,
+        after=options.after,
     )
     short = options.background and Corpus(options.background, text=options.text_field, boxed_only=False)
     lexicon = build_lexicon(

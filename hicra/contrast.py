@@ -21,11 +21,8 @@ MAX_EARLY = 0.25  # of its occurrences stand in the first tenth of a solution
 
 def steering(table: NgramTable, corpus: EncodedCorpus, background: EncodedCorpus) -> np.ndarray:
     """Mask (N,) of the n-grams of `table`, counted in `corpus`, that steer."""
-    return (
-        (contrast(table, corpus, background) >= MIN_CONTRAST)
-        & (table.early <= MAX_EARLY * table.tf)
-        & np.array([is_wording(gram) for gram in table.grams], dtype=bool)
-    )
+    distinct = contrast(table, corpus, background) >= MIN_CONTRAST
+    return distinct & (table.early <= MAX_EARLY * table.tf)
 
 
 def contrast(table: NgramTable, corpus: EncodedCorpus, background: EncodedCorpus) -> np.ndarray:
@@ -33,10 +30,3 @@ def contrast(table: NgramTable, corpus: EncodedCorpus, background: EncodedCorpus
     ours = (table.tf + 0.5) / corpus.n_words
     theirs = (occurrences(background, table) + 0.5) / background.n_words
     return np.log2(ours / theirs)
-
-
-def is_wording(gram: str) -> bool:
-    """Whether no word of it is a number or a variable."""
-    return not any(
-        any(c.isdigit() for c in word) or (len(word) == 1 and word not in "ai") for word in gram.split()
-    )

@@ -30,7 +30,8 @@ class Corpus:
     A source is a JSON Lines file (plain or gzip), "hub:owner/name", or the folder of a run record, whose
     kept rollouts are read. `text` names the field of the solution, `correct` the field that says whether
     it is right (none: all are taken as right). `one_per` keeps the first usable solution for each value
-    of that field, so that a problem sampled often does not vote often. After an iteration `kept` is the
+    of that field, so that a problem sampled often does not vote often. `after` cuts what precedes its first
+    occurrence, a prompt say; a text without it is whole. After an iteration `kept` is the
     number of solutions and `dropped` counts the others by reason.
 
     Iterating raises CorpusError for a missing field and a record whose text is no string, and what
@@ -42,6 +43,7 @@ class Corpus:
     correct: str | None = None
     one_per: str | None = None
     boxed_only: bool = True
+    after: str = ""
     kept: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
 
@@ -52,6 +54,7 @@ class Corpus:
             text = _field(record, self.text, where)
             if not isinstance(text, str):
                 raise CorpusError(f"{where}: field {self.text!r} holds {text!r:.40}, not a text")
+            text = text[text.find(self.after) + len(self.after) :] if self.after in text else text
             reason = self._reason(text, record, where, seen)
             if reason:
                 self.dropped[reason] += 1

@@ -43,6 +43,12 @@ def test_what_is_dropped_is_counted_by_reason(tmp_path):
     assert list(corpus) == kept  # it can be read again
 
 
+def test_a_prompt_before_a_mark_is_cut(tmp_path):
+    rows = [{"response": f"Solve it. <think>{GOOD}"}, {"response": f"No mark. {GOOD}"}]
+    corpus = Corpus([_write(tmp_path / "a.jsonl", rows)], after="<think>")
+    assert list(corpus) == [GOOD, f"No mark. {GOOD}"]
+
+
 def test_loops_are_long_repetitions_at_the_end():
     words = [str(i) for i in range(400)]
     assert not loops(words)

@@ -91,7 +91,7 @@ def test_the_hicra_preset_keeps_what_short_solutions_do_without():
     assert "let us try" in lexicon.grams
     assert not {g for g in lexicon.grams if "done" in g.split()}  # boilerplate: short ones hold it too
     assert not {g for g in lexicon.grams if "begin" in g.split()}  # the opening
-    assert not {g for g in lexicon.grams if {"x", "2"} & set(g.split())}  # mathematics
+    assert not {g for g in lexicon.grams if {"x", "2"} & set(g.split())}  # what is computed
     assert lexicon.provenance["settings"]["preset"] == "hicra"
 
 
