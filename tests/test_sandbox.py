@@ -1,9 +1,13 @@
 """The world's own promises: spans, arithmetic, paraphrases, exact error labels."""
 
+import json
 import random
 
+import pandas as pd
 import pytest
 
+from hicra.base_policy import train_base
+from hicra.profiles import get_profile
 from hicra.replay import explain_failure, true_spans
 from hicra.sandbox import (
     BACKTRACING,
@@ -93,3 +97,33 @@ def test_wrong_requests_are_refused():
         problems(257, 0, held_out=True)
     with pytest.raises(ValueError, match="unknown problem family 'prime'"):
         make_problem("prime", (7,))
+
+
+@pytest.mark.filterwarnings("default")
+def test_base_policies_are_reproduced_bit_for_bit(tmp_path):
+    small = {"steps": 2, "weak_steps": 1, "batch_size": 2}
+    for name in ("one", "two"):
+        train_base(tmp_path / name, **small)
+    for kind in ("base", "weak"):
+        files = [tmp_path / name / kind / "model.safetensors" for name in ("one", "two")]
+        assert files[0].read_bytes() == files[1].read_bytes()
+    assert (tmp_path / "one/base/model.safetensors").read_bytes() != files[0].read_bytes()
+
+
+def test_the_shipped_base_policies_are_small_and_differ(root):
+    sizes = [p.stat().st_size for p in (root / "data" / "sandbox").rglob("*.safetensors")]
+    assert len(sizes) == 2
+    assert sum(sizes) < 12e6
+    notes = [
+        json.loads((root / f"data/sandbox/{k}/training.json").read_text())["steps"] for k in ("base", "weak")
+    ]
+    assert notes == [1400, 600]
+
+
+def test_the_calibration_holds(root):
+    """The table is made by `make calibration`; here its claims are read back."""
+    table = pd.read_csv(root / "data" / "sandbox" / "calibration.csv")
+    assert list(table["seed"]) == [0, 1, 2]
+    assert set(table["steps"]) == {get_profile("sandbox").steps}
+    assert table["before"].between(0.30, 0.50).all()
+    assert (table["gain"] >= 0.15).all()
