@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 PROFILE ?= sandbox
 
-.PHONY: study test lint lock sandbox-base calibration figures clean
+.PHONY: study test lint lock sandbox-base calibration experiments figures clean
 
 study: $(STAMP)
 	$(BIN)/python -m hicra study --profile $(PROFILE)
@@ -41,6 +41,10 @@ sandbox-base: $(STAMP)
 
 calibration: $(STAMP)
 	$(BIN)/python -m hicra calibrate
+
+# Resumable; prints what is missing and how long it takes. Finished records go to data/experiments.
+experiments: $(STAMP)
+	$(BIN)/python -m hicra experiments
 
 figures: $(STAMP)
 	$(BIN)/python -m hicra study --profile $(PROFILE) --only 04_figures

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import os
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,7 +37,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--seed", type=int, required=True)
     train.add_argument("--out", type=Path, required=True, help="the run's folder")
 
-    own = commands.add_parser("sandbox-lexicon", help="the paper's recipe on the base policy's solutions")
+    own = commands.add_parser(
+        "sandbox-lexicon", help="the paper's recipe on the base policy's solutions, and its placebo"
+    )
     own.add_argument("--out", type=Path, default=Path("data/lexicons/sandbox.json"))
 
     for command in (study, train, own):
@@ -46,6 +52,13 @@ def _parser() -> argparse.ArgumentParser:
     calibration = commands.add_parser("calibrate", help="GRPO on three seeds of the sandbox")
     calibration.add_argument("--runs", type=Path, default=Path("runs"))
     calibration.add_argument("--out", type=Path, default=Path("data/sandbox/calibration.csv"))
+
+    experiments = commands.add_parser("experiments", help="make the sandbox's runs that are missing")
+    experiments.add_argument("--conditions", nargs="+", metavar="NAME", help="default: all of them")
+    experiments.add_argument("--runs", type=Path, default=Path("runs/experiments"), help="runs under way")
+    experiments.add_argument("--records", type=Path, default=Path("data/experiments"), help="finished ones")
+    experiments.add_argument("--workers", type=int, default=os.cpu_count(), help="runs side by side")
+    experiments.add_argument("--overrides", type=_overrides, default={}, metavar="JSON")
     commands.add_parser("cards", help="print the cards of the shipped lexicons")
     _add_lexicon(commands)
     _add_score(commands)
@@ -137,13 +150,45 @@ def _cards(options) -> None:
 
 
 def _sandbox_lexicon(options) -> None:
+    from hicra.placebo import placebo_lexicon
     from hicra.profiles import get_profile
     from hicra.rollouts import base_rollouts, lexicon_of
 
     profile = get_profile(options.profile, **options.overrides)
-    lexicon = lexicon_of(base_rollouts(profile, profile.lexicon_rollouts, seed=0), profile, options.out.stem)
-    lexicon.save(options.out)
-    print(f"{len(lexicon)} Strategic Grams in {options.out}")
+    rollouts = base_rollouts(profile, profile.lexicon_rollouts, seed=0)
+    lexicon = lexicon_of(rollouts, profile, options.out.stem)
+    texts = (r.text for r in rollouts if r.correct)
+    placebo = placebo_lexicon(lexicon, texts, seed=0, name=f"{options.out.stem}-placebo")
+    for made, path in ((lexicon, options.out), (placebo, options.out.with_stem(placebo.name))):
+        made.save(path)
+        print(f"{len(made)} grams in {path}")
+
+
+def _experiments(options) -> None:
+    from hicra.experiments import CONDITIONS, run_experiments
+
+    run_experiments(
+        options.runs,
+        options.records,
+        tuple(options.conditions or CONDITIONS),
+        report=_every(30),
+        workers=options.workers,
+        **options.overrides,
+    )
+
+
+def _every(seconds: float) -> Callable[[str], None]:
+    """Print a line unless it is a status line that follows another too soon."""
+    last = -math.inf
+
+    def report(line: str) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if "/" not in line or now - last >= seconds:
+            print(line, flush=True)
+            last = now
+
+    return report
 
 
 def _calibrate(options) -> None:
@@ -188,6 +233,7 @@ COMMANDS = {
     "sandbox-lexicon": _sandbox_lexicon,
     "sandbox-base": _sandbox_base,
     "calibrate": _calibrate,
+    "experiments": _experiments,
 }
 
 

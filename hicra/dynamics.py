@@ -11,6 +11,7 @@ with one definition and one unit ("first" is the run's first step; x = planning 
 | length                         | mean completion length                                | tokens     |
 | clipped                        | completions cut at the length limit                   | share      |
 | zero_variance                  | groups whose rewards are all equal                    | share      |
+| group_solved                   | groups with a right completion: Pass@G of G a group   | share      |
 | reason_NAME                    | completions whose reward has that reason              | share      |
 | planning_share                 | planning tokens among completion tokens               | share      |
 | perplexity_x                   | exp(mean negative log-likelihood of the class)        | 1          |
@@ -48,8 +49,8 @@ import pandas as pd
 
 COPIED = ("loss", "grad_norm", "learning_rate", "seconds")
 FIELDS = (
-    "step n_completions n_groups n_zero_variance_groups n_clipped reasons errors length_sum "
-    "reward_sum n_planning n_execution nll_planning nll_execution entropy_planning loss grad_norm "
+    "step n_completions n_groups n_zero_variance_groups n_solved_groups n_clipped reasons errors "
+    "length_sum reward_sum n_planning n_execution nll_planning nll_execution entropy_planning loss grad_norm "
     "entropy_execution n_high_entropy n_high_entropy_planning grams followers learning_rate seconds"
 )
 
@@ -225,6 +226,7 @@ def _rates(row: Mapping, reasons: list[str]) -> dict:
         "length": _share(row["length_sum"], n),
         "clipped": _share(row["n_clipped"], n),
         "zero_variance": _share(row["n_zero_variance_groups"], row["n_groups"]),
+        "group_solved": _share(row["n_solved_groups"], row["n_groups"]),
         "planning_share": _share(planning, planning + row["n_execution"]),
         "planning_high_entropy": overlap[0],
         "high_entropy_planning": overlap[1],

@@ -9,13 +9,22 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from hicra.lexicon import Lexicon
 from hicra.profiles import Profile
 from hicra.runs import RunError, RunFolder
 from hicra.training import run_settings
 
 POLL_SECONDS = 1.0
+
+
+class Job(NamedTuple):
+    """One run to make: what `training.train` takes."""
+
+    profile: Profile
+    arm: str
+    seed: int
+    folder: RunFolder
 
 
 def run_path(root: Path | str, profile: Profile, arm: str, seed: int) -> Path:
@@ -28,32 +37,45 @@ def train_runs(
     root: Path | str = "runs",
     *,
     report: Callable[[str], None] = lambda line: None,
-    jobs: int | None = None,
+    workers: int | None = None,
 ) -> list[RunFolder]:
-    """Train one arm on all seeds of `profile`, as many at once as there are cores.
-
-    Finished runs are reused, interrupted ones resumed. `report` gets a status line as it changes.
-    Raises RunError for a folder made with other settings before any run starts, and for a run that
-    fails, with the end of its log.
-    """
+    """Train one arm on all seeds of `profile`; see `train_all`."""
     folders = {seed: RunFolder(run_path(root, profile, arm, seed)) for seed in profile.seeds}
-    lexicon = Lexicon.load(profile.lexicon)
-    for seed, folder in folders.items():
-        folder.check(run_settings(profile, arm, seed, lexicon))
-    waiting = [seed for seed, folder in folders.items() if not folder.finished]
-    running: dict[int, subprocess.Popen] = {}
+    train_all([Job(profile, arm, s, f) for s, f in folders.items()], report=report, workers=workers)
+    report(status(list(folders.values())))
+    return list(folders.values())
+
+
+def train_all(
+    jobs: Sequence[Job],
+    *,
+    report: Callable[[str], None] = lambda line: None,
+    finished: Callable[[Job], None] = lambda job: None,
+    workers: int | None = None,
+) -> None:
+    """Make the runs in order, as many at once as there are cores.
+
+    Finished runs are reused, interrupted ones resumed. `report` gets a status line as it changes,
+    `finished` each run as it ends. Raises RunError for a folder made with other settings before any
+    run starts, and for a run that fails, with the end of its log.
+    """
+    for job in jobs:
+        job.folder.check(run_settings(job.profile, job.arm, job.seed))
+    waiting = [job for job in jobs if not job.folder.finished]
+    running: dict[Job, subprocess.Popen] = {}
     try:
         while waiting or running:
-            while waiting and len(running) < (jobs or os.cpu_count() or 1):
-                seed = waiting.pop(0)
-                running[seed] = start(profile, arm, seed, folders[seed].path)
+            while waiting and len(running) < (workers or os.cpu_count() or 1):
+                job = waiting.pop(0)
+                running[job] = start(job.profile, job.arm, job.seed, job.folder.path)
             time.sleep(POLL_SECONDS)
-            report(status(list(folders.values())))
-            running = {s: p for s, p in running.items() if not _ended(p, folders[s])}
+            report(status([job.folder for job in running]))
+            for job in [job for job, process in running.items() if _ended(process, job.folder)]:
+                del running[job]
+                finished(job)
     finally:
         for process in running.values():
             process.terminate()
-    return list(folders.values())
 
 
 def status(folders: Sequence[RunFolder]) -> str:

@@ -40,6 +40,8 @@ class Profile:
     alpha: float = 0.2  # (paper)
     high_entropy_share: float = 0.2  # (paper, Table 1)
     entropy_coef: float = 0.001
+    credit_lexicon: str = "same"  # what marks tokens for credit: a lexicon, or "oracle" (true spans)
+    credit_drop: float = 0.0  # share of its grams left out, drawn by the run's seed (paper, Fig. 7)
     # adapters
     lora_rank: int = 0  # 0: all weights are trained
     # evaluation on held-out problems

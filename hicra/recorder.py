@@ -119,6 +119,7 @@ class Recorder:
             "n_completions": len(self.texts),
             "n_groups": len(groups),
             "n_zero_variance_groups": int((groups.std(1, correction=0) == 0).sum()),
+            "n_solved_groups": int((groups > 0).any(1).sum()),
             "n_clipped": self.ended.count(False),
             "n_no_planning": int((~planning.any(1)).sum()),
             "n_credit_changed": int(((advantages != plain) & done).sum()),

@@ -37,20 +37,34 @@ class HicraMixin:
 
 
 class StudyMixin(HicraMixin):
-    """HicraMixin with the credit of any arm, and a record of every step's rollouts."""
+    """HicraMixin with the credit of any arm, and a record of every step's rollouts.
 
-    def __init__(self, *args, arm: str, high_entropy_share: float, recorder: Recorder, **kwargs):
+    `planning_tagger` marks what is credited, `observed_tagger` what the record calls planning: so arms
+    that credit other tokens are still measured alike.
+    """
+
+    def __init__(
+        self,
+        *args,
+        arm: str,
+        high_entropy_share: float,
+        observed_tagger: PlanningTagger,
+        recorder: Recorder,
+        **kwargs,
+    ):
         super().__init__(*args, **kwargs)
-        self.arm, self.high_entropy_share, self.recorder = arm, high_entropy_share, recorder
+        self.arm, self.high_entropy_share = arm, high_entropy_share
+        self.observed_tagger, self.recorder = observed_tagger, recorder
 
     def credit(self, batch: dict[str, Tensor]) -> Tensor:
-        planning = self.planning_tagger(batch["completion_ids"], batch["completion_mask"])  # (B, T)
+        credited = self.planning_tagger(batch["completion_ids"], batch["completion_mask"])  # (B, T)
+        planning = self.observed_tagger(batch["completion_ids"], batch["completion_mask"])  # (B, T)
         logps, entropies = self.recorder.score(self.model, batch)  # (B, T), (B, T)
         advantages = credit(
             # Entropy Regularization is GRPO with TRL's own bonus in the loss.
             "grpo" if self.arm == "entropy_reg" else self.arm,
             batch["advantages"],  # (B,)
-            planning_mask=planning,
+            planning_mask=credited,
             entropies=entropies,
             completion_mask=batch["completion_mask"].bool(),
             rewards=self.recorder.rewards.to(batch["advantages"]),  # (B,)

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 from hicra.lexicon import Lexicon
 from hicra.paths import data_path
 from hicra.profiles import ARMS, Profile
-from hicra.replay import explain_failure
+from hicra.replay import explain_failure, true_spans
 from hicra.runs import RunFolder, folder_sha256, sha256
 from hicra.sandbox import SandboxProblem, is_held_out, problems
 
@@ -37,16 +39,27 @@ def training_rows(profile: Profile, seed: int) -> list[dict]:
     return [{"prompt": p.prompt, "answer": p.answer, "problem": json.dumps(asdict(p))} for p in chosen]
 
 
-def run_settings(profile: Profile, arm: str, seed: int, lexicon: Lexicon) -> dict:
+def credit_lexicon(profile: Profile, seed: int) -> Lexicon | None:
+    """The lexicon that marks tokens for credit; None for the oracle, which knows the true spans."""
+    if profile.credit_lexicon == "oracle":
+        return None
+    same = profile.credit_lexicon == "same"
+    lexicon = Lexicon.load(profile.lexicon if same else profile.credit_lexicon)
+    return lexicon.drop(profile.credit_drop, seed) if profile.credit_drop else lexicon
+
+
+def run_settings(profile: Profile, arm: str, seed: int) -> dict:
     """What decides the run's numbers; a folder made with other settings is refused."""
     if arm not in ARMS:
         raise ValueError(f"unknown arm {arm!r}; choose one of: {', '.join(ARMS)}")
+    credited = credit_lexicon(profile, seed)
     kept = {k: v for k, v in profile.settings().items() if k not in NOT_DECISIVE + LEXICON}
     return {
         **kept,
         "arm": arm,
         "seed": seed,
-        "lexicon_sha256": lexicon.sha256,
+        "lexicon_sha256": Lexicon.load(profile.lexicon).sha256,
+        "credit_sha256": credited.sha256 if credited else "oracle",
         "base_sha256": folder_sha256(data_path(profile.base), "*.safetensors"),
         "prompts_sha256": sha256(json.dumps(training_rows(profile, seed))),
     }
@@ -101,19 +114,13 @@ def train(profile: Profile, arm: str, seed: int, folder: Path | str) -> RunFolde
     A finished run made with the same settings is returned as it is. Raises RunError for a folder
     made with other settings, ValueError for an unknown arm; both before anything is written.
     """
-    lexicon = Lexicon.load(profile.lexicon)
     run = RunFolder(folder)
-    settings = run_settings(profile, arm, seed, lexicon)
-    run.open(
-        settings,
-        versions={p: version(p) for p in PACKAGES},
-        lexicon=lexicon.name,
-        world=profile.world,
-    )
+    settings = run_settings(profile, arm, seed)
+    run.open(settings, versions={p: version(p) for p in PACKAGES}, world=profile.world)
     if run.finished:
         return run
     started = time.monotonic()
-    trainer = _make_trainer(profile, arm, seed, run, lexicon)
+    trainer = _make_trainer(profile, arm, seed, run)
     checkpoint = _last_checkpoint(run.path / "checkpoints")
     run.rewind(int(checkpoint.name.split("-")[1]) if checkpoint else 0)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -127,27 +134,24 @@ def _last_checkpoint(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def _make_trainer(profile: Profile, arm: str, seed: int, run: RunFolder, lexicon: Lexicon):
-    from datasets import Dataset
-    from trl import GRPOTrainer
+def _taggers(profile: Profile, seed: int, tokenizer) -> dict:
+    """What marks tokens for credit, and what marks them for the record."""
+    from hicra.planning import PlanningTagger, SpanTagger
 
-    from hicra import engine  # imports Unsloth, so before TRL
+    credited = credit_lexicon(profile, seed)
+    if credited is None:
+        oracle = SpanTagger(lambda text: [span[:2] for span in true_spans(text)], tokenizer)
+    return {
+        "planning_tagger": PlanningTagger(credited, tokenizer) if credited else oracle,
+        "observed_tagger": PlanningTagger(Lexicon.load(profile.lexicon), tokenizer),
+    }
+
+
+def _evaluation(profile: Profile, seed: int, model, tokenizer) -> Callable[[], dict]:
+    """A function that scores the policy as it is on the fixed held-out problems."""
+    from hicra import engine
     from hicra.evaluate import evaluate
-    from hicra.planning import PlanningTagger
-    from hicra.recorder import Recorder
-    from hicra.trainer import RecordCallback, StudyMixin
 
-    model, tokenizer = engine.load_policy(data_path(profile.base), lora_rank=profile.lora_rank, seed=seed)
-    recorder = Recorder(
-        run,
-        lexicon=lexicon,
-        tokenizer=tokenizer,
-        temperature=profile.temperature,
-        statistics=engine.token_statistics,
-        explain=explain_row,
-        group_size=profile.group_size,
-        rollouts_kept=profile.rollouts_kept,
-    )
     generate = engine.text_generator(
         model,
         tokenizer,
@@ -155,17 +159,37 @@ def _make_trainer(profile: Profile, arm: str, seed: int, run: RunFolder, lexicon
         temperature=profile.eval_temperature,
         seed=seed,
     )
-    held_out = problems(profile.eval_problems, 0, held_out=True)
+    return partial(
+        evaluate,
+        generate,
+        problems(profile.eval_problems, 0, held_out=True),
+        samples=profile.eval_samples,
+        explain=explain_failure,
+        length=lambda text: len(tokenizer(text)["input_ids"]),
+    )
 
-    def score_policy() -> dict:
-        return evaluate(
-            generate,
-            held_out,
-            samples=profile.eval_samples,
-            explain=explain_failure,
-            length=lambda text: len(tokenizer(text)["input_ids"]),
-        )
 
+def _make_trainer(profile: Profile, arm: str, seed: int, run: RunFolder):
+    from datasets import Dataset
+
+    from hicra import engine  # imports Unsloth, so before TRL
+    from trl import GRPOTrainer  # isort: skip
+
+    from hicra.recorder import Recorder
+    from hicra.trainer import RecordCallback, StudyMixin
+
+    model, tokenizer = engine.load_policy(data_path(profile.base), lora_rank=profile.lora_rank, seed=seed)
+    recorder = Recorder(
+        run,
+        lexicon=Lexicon.load(profile.lexicon),
+        tokenizer=tokenizer,
+        temperature=profile.temperature,
+        statistics=engine.token_statistics,
+        explain=explain_row,
+        group_size=profile.group_size,
+        rollouts_kept=profile.rollouts_kept,
+    )
+    score = _evaluation(profile, seed, model, tokenizer)
     StudyTrainer = type("StudyTrainer", (StudyMixin, GRPOTrainer), {})
     return StudyTrainer(
         model=model,
@@ -173,10 +197,10 @@ def _make_trainer(profile: Profile, arm: str, seed: int, run: RunFolder, lexicon
         args=grpo_config(profile, arm, seed, run.path / "checkpoints"),
         train_dataset=Dataset.from_list(training_rows(profile, seed)),
         reward_funcs=recorder,
-        callbacks=[RecordCallback(recorder, score_policy, profile.eval_every)],
-        planning_tagger=PlanningTagger(lexicon, tokenizer),
+        callbacks=[RecordCallback(recorder, score, profile.eval_every)],
         alpha=profile.alpha,
         arm=arm,
         high_entropy_share=profile.high_entropy_share,
         recorder=recorder,
+        **_taggers(profile, seed, tokenizer),
     )

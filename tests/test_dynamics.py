@@ -18,6 +18,7 @@ STEP = {
     "n_completions": 4,
     "n_groups": 2,
     "n_zero_variance_groups": 1,
+    "n_solved_groups": 2,
     "n_clipped": 1,
     "reasons": {"right": 1, "wrong": 2, "no_box": 1},
     "errors": {"planning": 2, "execution": 1},

@@ -105,14 +105,36 @@ def test_a_finished_run_is_reused_and_other_settings_are_refused(runs, smoke):
 
 
 def test_what_decides_a_run_is_in_its_settings(smoke):
-    study, lexicon = get_profile("sandbox", **smoke), Lexicon.load("sandbox")
-    one = run_settings(study, "grpo", 0, lexicon)
+    study = get_profile("sandbox", **smoke)
+    one = run_settings(study, "grpo", 0)
     assert json.loads(json.dumps(one)) == one
-    assert one["prompts_sha256"] != run_settings(study, "grpo", 1, lexicon)["prompts_sha256"]
-    assert one["lexicon_sha256"] != run_settings(study, "grpo", 0, lexicon.drop(0.3, 0))["lexicon_sha256"]
+    assert one["prompts_sha256"] != run_settings(study, "grpo", 1)["prompts_sha256"]
     with pytest.raises(ValueError, match="unknown arm 'hicro'"):
-        run_settings(study, "hicro", 0, lexicon)
+        run_settings(study, "hicro", 0)
     assert training_rows(study, 0) == training_rows(study, 0)
+
+
+def test_the_credit_may_have_a_lexicon_of_its_own(smoke):
+    def hashes(seed=0, **overrides):
+        settings = run_settings(get_profile("sandbox", **smoke, **overrides), "hicra", seed)
+        return settings["lexicon_sha256"], settings["credit_sha256"]
+
+    same = Lexicon.load("sandbox").sha256
+    assert hashes() == (same, same)
+    assert hashes(credit_lexicon="listing1") == (same, Lexicon.load("listing1").sha256)
+    assert hashes(credit_lexicon="oracle") == (same, "oracle")
+    assert hashes(credit_drop=0.3) == (same, Lexicon.load("sandbox").drop(0.3, 0).sha256)
+    assert hashes(credit_drop=0.3) != hashes(seed=1, credit_drop=0.3)
+    with pytest.raises(FileNotFoundError, match="no lexicon file"):
+        hashes(credit_lexicon="nothing")
+
+
+def test_an_oracle_credits_other_tokens_and_is_observed_alike(runs, tmp_path, smoke):
+    train_runs(get_profile("sandbox", **smoke, credit_lexicon="oracle"), "hicra", tmp_path)
+    oracle, lexicon = _rows(tmp_path / "sandbox", "hicra")[0], _rows(runs, "hicra")[0]
+    for key in ("length_sum", "grams", "n_planning", "nll_planning"):
+        assert oracle[key] == lexicon[key]
+    assert 0 < oracle["n_credit_changed"] != lexicon["n_credit_changed"] > 0
 
 
 def test_a_run_that_fails_shows_the_end_of_its_log(tmp_path, smoke):

@@ -1,0 +1,126 @@
+"""The sandbox's experiments: which runs the paper's figures, controls and claims need.
+
+A condition is an arm with settings. Its name is the `arm` of tables and figures and the first part of
+its run folder's name. Every condition has the same seeds and every seed the same problems in the same
+order, so differences are paired.
+"""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from hicra.launch import Job, train_all
+from hicra.paths import data_path
+from hicra.profiles import Profile, get_profile
+from hicra.runs import RECORDS, RunFolder
+from hicra.training import run_settings
+
+SEEDS = (10, 11, 12, 13, 14)  # unused before; calibration and settings saw others
+# Fewer steps than `make study` takes: 80 runs have to fit into an afternoon on two cores.
+COMMON = {"steps": 60, "eval_every": 20, "eval_samples": 2}
+KEPT = ("manifest.json", *(f"{name}.gz" for name in RECORDS))
+
+
+class Condition(NamedTuple):
+    """A credit rule, settings that differ from the common ones, and the question it answers."""
+
+    arm: str
+    overrides: dict
+    question: str
+
+
+# In the order in which they are run: what decides most claims first.
+CONDITIONS = {
+    "grpo": Condition("grpo", {}, "the baseline"),
+    "hicra": Condition("hicra", {}, "the paper's method, alpha 0.2, lexicon by its recipe"),
+    "oracle": Condition("hicra", {"credit_lexicon": "oracle"}, "is the idea right, whatever the lexicon"),
+    "placebo": Condition("hicra", {"credit_lexicon": "sandbox-placebo"}, "does it matter which tokens"),
+    "high_entropy": Condition("high_entropy", {}, "are uncertain tokens as good as planning tokens"),
+    "weak-grpo": Condition("grpo", {"base": "sandbox/weak"}, "the baseline without procedural skill"),
+    "weak-hicra": Condition("hicra", {"base": "sandbox/weak"}, "does HICRA need procedural skill"),
+    "entropy_reg": Condition("entropy_reg", {}, "is an entropy bonus on all tokens as good"),
+    "drop30": Condition("hicra", {"credit_drop": 0.3}, "does the lexicon's completeness matter"),
+    "symmetric": Condition("symmetric", {}, "should failures blame planning more instead of less"),
+    "alpha0.5": Condition("hicra", {"alpha": 0.5}, "more amplification"),
+    "alpha0.9": Condition("hicra", {"alpha": 0.9}, "nearly the most amplification"),
+    "alpha0.1": Condition("hicra", {"alpha": 0.1}, "less amplification"),
+    "gated": Condition("gated", {}, "the second-hand variant"),
+    "listing1": Condition("hicra", {"credit_lexicon": "listing1"}, "the paper's own list"),
+    "skyt1-hicra": Condition("hicra", {"credit_lexicon": "skyt1-hicra"}, "the other preset's lexicon"),
+}
+
+
+def condition_profile(name: str, **overrides) -> Profile:
+    """The settings of a condition. Raises ValueError for an unknown one."""
+    if name not in CONDITIONS:
+        raise ValueError(f"unknown condition {name!r}; choose one of: {', '.join(CONDITIONS)}")
+    return get_profile("sandbox", **{**COMMON, "seeds": SEEDS, **CONDITIONS[name].overrides, **overrides})
+
+
+def experiment_jobs(root: Path | str, names: Sequence[str] = tuple(CONDITIONS), **overrides) -> Iterator[Job]:
+    """A run for every condition and seed, condition by condition."""
+    for name in names:
+        profile = condition_profile(name, **overrides)
+        for seed in profile.seeds:
+            yield Job(profile, CONDITIONS[name].arm, seed, RunFolder(Path(root) / f"{name}-seed{seed}"))
+
+
+def run_experiments(
+    root: Path | str,
+    records: Path | str,
+    names: Sequence[str] = tuple(CONDITIONS),
+    *,
+    report: Callable[[str], None],
+    workers: int,
+    **overrides,
+) -> None:
+    """Make the runs whose record is not yet in `records`, and copy each record there as it ends.
+
+    Runs grow in `root` and are resumed from there. Raises ValueError for an unknown condition, and as
+    `train_all`; a record in `records` made with other settings is refused too.
+    """
+    records = Path(records)
+    jobs = list(experiment_jobs(root, names, **overrides))
+    missing = []
+    for job in jobs:
+        record = RunFolder(records / job.folder.path.name)
+        record.check(run_settings(job.profile, job.arm, job.seed))
+        missing += [] if record.finished else [job]
+    report(forecast(records, len(missing), len(jobs), workers))
+
+    def keep(job: Job) -> None:
+        export(job.folder, records)
+        report(f"{job.folder.path.name} done")
+
+    for job in missing:
+        if job.folder.finished:
+            keep(job)
+    train_all(missing, report=report, finished=keep, workers=workers)
+
+
+def export(run: RunFolder, records: Path) -> Path:
+    """Copy a finished run's record, and nothing else of it; the manifest last, so it is whole or not."""
+    target = records / run.path.name
+    target.mkdir(parents=True, exist_ok=True)
+    for name in reversed(KEPT):
+        shutil.copyfile(run.path / name, target / name)
+    return target
+
+
+def forecast(records: Path, missing: int, total: int, workers: int) -> str:
+    """One line: what is missing, and how long it takes if runs take as long as those that are there."""
+    walls = [RunFolder(p.parent).manifest()["wall_seconds"] for p in records.glob("*-seed*/manifest.json")]
+    line = f"{missing} of {total} runs are missing"
+    if not (walls and missing):
+        return line
+    hours = missing * statistics.median(walls) / workers / 3600
+    return f"{line}: about {hours:.1f} h, {workers} side by side"
+
+
+def records_path() -> Path:
+    """The committed run records of the experiments."""
+    return data_path("experiments")
