@@ -46,8 +46,9 @@ calibration: $(STAMP)
 experiments: $(STAMP)
 	$(BIN)/python -m hicra experiments
 
+# From the committed run records: no model, no network.
 figures: $(STAMP)
-	$(BIN)/python -m hicra study --profile $(PROFILE) --only 04_figures
+	$(BIN)/python -m hicra figures
 
 clean:
 	rm -rf runs build .pytest_cache .ruff_cache .hypothesis

@@ -59,6 +59,11 @@ def _parser() -> argparse.ArgumentParser:
     experiments.add_argument("--records", type=Path, default=Path("data/experiments"), help="finished ones")
     experiments.add_argument("--workers", type=int, default=os.cpu_count(), help="runs side by side")
     experiments.add_argument("--overrides", type=_overrides, default={}, metavar="JSON")
+
+    figures = commands.add_parser("figures", help="every figure and verdict from the experiments' records")
+    figures.add_argument("--records", type=Path, default=Path("data/experiments"))
+    figures.add_argument("--claims", type=Path, default=Path("data/claims.yaml"))
+    figures.add_argument("--out", type=Path, default=Path("figures"))
     commands.add_parser("cards", help="print the cards of the shipped lexicons")
     _add_lexicon(commands)
     _add_score(commands)
@@ -177,6 +182,14 @@ def _experiments(options) -> None:
     )
 
 
+def _figures(options) -> None:
+    from hicra.experiments import CONDITIONS
+    from hicra.gallery import build_gallery
+
+    written = build_gallery(options.records, options.claims, options.out, tuple(CONDITIONS))
+    print(f"{len(written)} files in {options.out}")
+
+
 def _every(seconds: float) -> Callable[[str], None]:
     """Print a line unless it is a status line that follows another too soon."""
     last = -math.inf
@@ -234,6 +247,7 @@ COMMANDS = {
     "sandbox-base": _sandbox_base,
     "calibrate": _calibrate,
     "experiments": _experiments,
+    "figures": _figures,
 }
 
 

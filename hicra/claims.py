@@ -65,9 +65,7 @@ def quantities(steps: pd.DataFrame, evals: pd.DataFrame) -> pd.DataFrame:
 
 
 def _of_run(run: pd.DataFrame, tests: pd.DataFrame) -> dict[str, float]:
-    share = run["planning_share"]
-    token_entropy = share * run["entropy_planning"] + (1 - share) * run["entropy_execution"]
-    run = run.assign(token_entropy=token_entropy, execution_nll=np.log(run["perplexity_execution"]))
+    run = run.assign(execution_nll=np.log(run["perplexity_execution"]))
     early, middle, late = _means(run)
     change = late - early
     rho = {name: prediction(run[name], run["reward"]) for name in PREDICTORS}
@@ -133,11 +131,10 @@ def load_claims(path: Path | str) -> Claims:
 
 def verdict_table(claims: Claims, table: pd.DataFrame) -> pd.DataFrame:
     """One row per claim: statistic, both intervals, verdict and note. `table` is `quantities`'."""
-    rows = [
-        {"id": c["id"], "claim": c["claim"], "where": c["where"], "paper": c["paper"]} for c in claims.claims
-    ]
-    results = [_judge(claim, table, claims.seeds) for claim in claims.claims]
-    return pd.DataFrame([{**row, **result} for row, result in zip(rows, results, strict=True)])
+    told = ("id", "claim", "where", "paper")
+    rows = [{k: c[k] for k in told} | _judge(c, table, claims.seeds) for c in claims.claims]
+    columns = [*told, "ours", "low", "high", "t_low", "t_high", "seeds", "verdict", "note"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _judge(claim: Mapping, table: pd.DataFrame, wanted: int) -> dict:

@@ -17,6 +17,7 @@ with one definition and one unit ("first" is the run's first step; x = planning 
 | perplexity_x                   | exp(mean negative log-likelihood of the class)        | 1          |
 | relative_perplexity_x          | perplexity_x / its first value                        | 1          |
 | entropy_x                      | mean full-vocabulary next-token entropy of the class  | nats/token |
+| token_entropy                  | the same over all tokens                              | nats/token |
 | occurrences                    | occurrences of Strategic Grams                        | count      |
 | semantic_entropy               | plug-in entropy of the grams' frequencies             | bits       |
 | semantic_entropy_matched       | the same, expected at `matched_occurrences` of them   | bits       |
@@ -234,6 +235,8 @@ def _rates(row: Mapping, reasons: list[str]) -> dict:
     for kind in ("planning", "execution"):
         rates[f"perplexity_{kind}"] = perplexity(row[f"nll_{kind}"], row[f"n_{kind}"])
         rates[f"entropy_{kind}"] = _share(row[f"entropy_{kind}"], row[f"n_{kind}"])
+    both = row["entropy_planning"] + row["entropy_execution"]
+    rates["token_entropy"] = _share(both, planning + row["n_execution"])
     rates |= {f"reason_{name}": _share(row["reasons"].get(name, 0), n) for name in reasons}
     return rates | _errors(row["errors"], n) | {name: _number(row[name]) for name in COPIED}
 

@@ -25,16 +25,25 @@ WIDTH = 7.2  # inches: the text width of a two-column page
 PALETTE = sns.color_palette("colorblind")
 BLUE, ORANGE, GREEN, VERMILION, PURPLE = PALETTE[:5]
 # name on the face, colour, dashes
+STEPS = "training step (updates)"
+# name on the face, colour, dashes
 ARMS = {
     "grpo": ("GRPO", BLUE, (4, 2)),
     "hicra": ("HICRA", VERMILION, ""),
+    "oracle": ("HICRA, true spans", PALETTE[9], (5, 1)),
+    "placebo": ("Placebo HICRA", PALETTE[7], (2, 1)),
     "entropy_reg": ("Entropy Regularization", GREEN, (1, 1)),
     "high_entropy": ("High-Entropy Advantage", PURPLE, (6, 2, 1, 2)),
-    "placebo": ("Placebo HICRA", PALETTE[7], (2, 1)),
     "symmetric": ("Symmetric", ORANGE, (8, 2)),
     "gated": ("Gated", PALETTE[5], (3, 1, 1, 1)),
-    "oracle": ("HICRA, true spans", PALETTE[9], (5, 1)),
     "drop30": ("HICRA, 30 % of grams dropped", PALETTE[6], (3, 3)),
+    "alpha0.1": ("HICRA, alpha 0.1", PALETTE[8], (1, 2)),
+    "alpha0.5": ("HICRA, alpha 0.5", ORANGE, (6, 1)),
+    "alpha0.9": ("HICRA, alpha 0.9", PURPLE, (6, 1, 1, 1, 1, 1)),
+    "listing1": ("HICRA, the paper's list", GREEN, (7, 3)),
+    "skyt1-hicra": ("HICRA, lexicon of real traces", PALETTE[5], (2, 2)),
+    "weak-grpo": ("GRPO, weak base", BLUE, (4, 2)),
+    "weak-hicra": ("HICRA, weak base", VERMILION, ""),
 }
 CLASSES = {"planning": (VERMILION, ""), "execution": (BLUE, (4, 2))}
 
@@ -95,6 +104,20 @@ def seed_counts(frame: pd.DataFrame) -> str:
 
 def arm_name(arm: str) -> str:
     return ARMS[arm][0] if arm in ARMS else arm
+
+
+def arm_color(arm: str):
+    return ARMS[arm][1] if arm in ARMS else "black"
+
+
+def arm_lines(ax: Axes, data: pd.DataFrame, column: str, ylabel: str, arms: Sequence[str]) -> None:
+    """A panel with one line an arm, as `seed_lines` draws it."""
+    for arm in arms:
+        name, color, dashes = ARMS.get(arm, (arm, "black", (1, 2)))
+        seed_lines(ax, data[data["arm"] == arm], column, label=name, color=color, dashes=dashes)
+    ax.set(xlabel=STEPS, ylabel=ylabel)
+    ax.legend()
+    fit(ax)
 
 
 def seed_lines(ax: Axes, frame: pd.DataFrame, column: str, *, label: str, color, dashes) -> None:

@@ -16,11 +16,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from hicra.figure_style import (
-    ARMS,
     CLASSES,
     GREEN,
     PALETTE,
     PURPLE,
+    STEPS,
+    arm_color,
+    arm_lines,
     arm_name,
     canvas,
     fit,
@@ -42,7 +44,6 @@ __all__ = [
     "two_phase",
 ]
 
-STEPS = "training step (updates)"
 OVERLAP = {
     "planning_high_entropy": "planning tokens that are high-entropy",
     "high_entropy_planning": "high-entropy tokens that are planning",
@@ -63,10 +64,10 @@ def two_phase(frame: pd.DataFrame, evals: pd.DataFrame, world: str, *, arm: str 
     tests = require(evals, ["accuracy"], [arm])
     title = f"Two-phase dynamics of {arm_name(arm)}"
     figure, axes = canvas(2, 2, height=5.6, title=title, world=world, note=seeds_note(runs))
-    _class_panel(axes[0, 0], runs, "relative_perplexity", "perplexity / first step's (ratio)")
-    _class_panel(axes[0, 1], runs, "entropy", "token entropy (nats/token)")
-    _semantic_panel(axes[1, 0], runs)
-    _accuracy_and_length(axes[1, 1], runs, tests)
+    class_panel(axes[0, 0], runs, "relative_perplexity", "perplexity / first step's (ratio)")
+    class_panel(axes[0, 1], runs, "entropy", "token entropy (nats/token)")
+    semantic_panel(axes[1, 0], runs)
+    accuracy_and_length(axes[1, 1], runs, tests)
     return figure
 
 
@@ -84,9 +85,9 @@ def hicra_vs_grpo(
     title = " against ".join(arm_name(arm) for arm in reversed(arms))
     figure, axes = canvas(1, 3, height=3.2, title=title, world=world, note=seeds_note(runs))
     for ax, (column, name) in zip(axes[0], columns.items(), strict=False):
-        _arm_panel(ax, runs, column, "semantic entropy (bits)", arms)
+        arm_lines(ax, runs, column, "semantic entropy (bits)", arms)
         ax.set_title(name)
-    _arm_panel(axes[0, 2], tests, "accuracy", "accuracy (share of problems)", arms)
+    arm_lines(axes[0, 2], tests, "accuracy", "accuracy (share of problems)", arms)
     axes[0, 2].set_title("Validation")
     return figure
 
@@ -151,7 +152,7 @@ def errors(frame: pd.DataFrame, world: str, *, arm: str = "grpo") -> Figure:
     runs = require(frame, columns, [arm])
     title = f"Planning and execution errors under {arm_name(arm)}"
     figure, axes = canvas(1, 2, height=3.2, title=title, world=world, note=seeds_note(runs))
-    _class_panel(axes[0, 0], runs, "error", "share of all completions")
+    class_panel(axes[0, 0], runs, "error", "share of all completions")
     axes[0, 0].set(ylim=(0, None), title="Failures by cause")
     style = dict(zip(("color", "dashes"), CLASSES["planning"], strict=True))
     seed_lines(axes[0, 1], runs, columns[2], label="planning errors", **style)
@@ -159,7 +160,7 @@ def errors(frame: pd.DataFrame, world: str, *, arm: str = "grpo") -> Figure:
     return figure
 
 
-def _class_panel(ax: Axes, runs: pd.DataFrame, quantity: str, ylabel: str) -> None:
+def class_panel(ax: Axes, runs: pd.DataFrame, quantity: str, ylabel: str) -> None:
     for kind, (color, dashes) in CLASSES.items():
         label = kind
         if quantity == "relative_perplexity":
@@ -172,7 +173,7 @@ def _class_panel(ax: Axes, runs: pd.DataFrame, quantity: str, ylabel: str) -> No
     fit(ax)
 
 
-def _semantic_panel(ax: Axes, runs: pd.DataFrame) -> None:
+def semantic_panel(ax: Axes, runs: pd.DataFrame) -> None:
     column, ylabel = "semantic_entropy{}_change", "semantic entropy\nchange from first step (bits)"
     seed_lines(ax, runs, column.format(""), label="plug-in", color=GREEN, dashes="")
     matched = column.format("_matched")
@@ -183,7 +184,7 @@ def _semantic_panel(ax: Axes, runs: pd.DataFrame) -> None:
     fit(ax)
 
 
-def _accuracy_and_length(ax: Axes, runs: pd.DataFrame, tests: pd.DataFrame) -> None:
+def accuracy_and_length(ax: Axes, runs: pd.DataFrame, tests: pd.DataFrame) -> None:
     right = ax.twinx()
     right.grid(False)
     seed_lines(ax, tests, "accuracy", label="accuracy", color=PALETTE[0], dashes="")
@@ -196,16 +197,6 @@ def _accuracy_and_length(ax: Axes, runs: pd.DataFrame, tests: pd.DataFrame) -> N
     right.legend(handles=handles)
 
 
-def _arm_panel(ax: Axes, data: pd.DataFrame, column: str, ylabel: str, arms: Sequence[str]) -> None:
-    for arm in arms:
-        name, color, dashes = ARMS.get(arm, (arm, "black", (1, 2)))
-        runs = data[data["arm"] == arm]
-        seed_lines(ax, runs, column, label=name, color=color, dashes=dashes)
-    ax.set(xlabel=STEPS, ylabel=ylabel)
-    ax.legend()
-    fit(ax)
-
-
 def _before_and_after(runs: pd.DataFrame, last: int) -> pd.DataFrame:
     groups = runs.sort_values("step").groupby(["arm", "seed"])
     before = groups[list(OVERLAP)].first()
@@ -215,7 +206,7 @@ def _before_and_after(runs: pd.DataFrame, last: int) -> pd.DataFrame:
 
 def _bars(ax: Axes, data: pd.DataFrame, column: str, arms: Sequence[str]) -> None:
     axis = {"data": data, "x": "time", "y": column, "hue": "arm", "hue_order": list(arms), "ax": ax}
-    colors = {arm: ARMS.get(arm, (arm, "black", ""))[1] for arm in arms}
+    colors = {arm: arm_color(arm) for arm in arms}
     style = {
         "palette": colors,
         "saturation": 1,

@@ -48,7 +48,8 @@ def load_study(runs: Sequence[RunFolder]) -> Study:
     sizes = matched_sizes(*records)
     steps, evals = [], []
     for run, manifest, rows in zip(runs, manifests, records, strict=True):
-        who = {k: manifest["settings"][k] for k in ("arm", "seed")}
+        # A condition is an arm with settings of its own; the folder bears its name.
+        who = {"arm": run.path.name.rpartition("-seed")[0], "seed": manifest["settings"]["seed"]}
         steps.append(summarise(rows, clusters, sizes=sizes).assign(**who))
         evals.append(summarise_evals(run.read("evals.jsonl")).assign(**who))
     return Study(

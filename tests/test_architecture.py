@@ -43,6 +43,8 @@ ALLOWED = {
     "verdicts": "",
     "figure_style": "runs verdicts",
     "figures": "figure_style verdicts",
+    "control_figures": "figure_style figures verdicts",
+    "gallery": "claims control_figures figure_style figures frames runs verdicts",
     "calibration": "frames launch profiles runs",
     "viewer": "runs",
     "annotation": "jsonl lexicon runs words",

@@ -1,0 +1,250 @@
+"""Every figure and table of the paper that the committed run records can answer, in one call.
+
+`build_gallery` reads run records only: no model, no network. The same records give the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from hicra import control_figures, figures
+from hicra.claims import load_claims, quantities, verdict_table
+from hicra.figure_style import arm_name, save
+from hicra.frames import Study, load_study
+from hicra.runs import RunError, RunFolder, write_atomic
+from hicra.verdicts import interval
+
+
+class Entry(NamedTuple):
+    """One figure: file name, the paper's number and claim, the conditions it needs, how to draw it."""
+
+    name: str
+    number: str
+    claim: str
+    arms: tuple[str, ...]
+    draw: Callable[[Study, tuple[str, ...]], Figure]
+
+
+class Experiments(NamedTuple):
+    """The committed run records, read: both tables, the quantities of claims, and the runs."""
+
+    study: Study
+    values: pd.DataFrame
+    runs: tuple[RunFolder, ...]
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(self.study.steps["arm"]))
+
+
+def load_experiments(records: Path | str, order: Sequence[str]) -> Experiments:
+    """All finished runs in `records`, arms in the given order. RunError where there are none."""
+    runs = [RunFolder(p.parent) for p in sorted(Path(records).glob("*-seed*/manifest.json"))]
+    runs = [run for run in runs if run.finished]
+    if not runs:
+        raise RunError(f"no finished run in {records}; make them with `make experiments`")
+    place = {name: i for i, name in enumerate(order)}
+    runs.sort(key=lambda run: (place.get(run.path.name.rpartition("-seed")[0], len(place)), run.path.name))
+    study = load_study(runs)
+    return Experiments(study, quantities(study.steps, study.evals), tuple(runs))
+
+
+def _curves(columns: Sequence[str], title: str) -> Callable[[Study, tuple[str, ...]], Figure]:
+    return lambda s, arms: control_figures.curves(*s, columns=columns, arms=arms, title=title)
+
+
+PAIR = ("grpo", "hicra")
+ENTRIES = (
+    Entry(
+        "fig02_two_phase",
+        "Fig. 2",
+        "procedures consolidate first, then strategies become more diverse",
+        ("grpo",),
+        lambda s, arms: figures.two_phase(*s, arm=arms[0]),
+    ),
+    Entry(
+        "fig03_errors",
+        "Fig. 3",
+        "training removes planning errors above all",
+        ("grpo",),
+        lambda s, arms: figures.errors(s.steps, s.world, arm=arms[0]),
+    ),
+    Entry(
+        "fig04_hicra_vs_grpo",
+        "Fig. 4",
+        "HICRA keeps strategies more diverse and ends higher",
+        PAIR,
+        lambda s, arms: figures.hicra_vs_grpo(*s, arms=arms),
+    ),
+    Entry(
+        "fig05_entropy_regularization",
+        "Fig. 5",
+        "an entropy bonus on all tokens raises token entropy and not accuracy",
+        (*PAIR, "entropy_reg"),
+        _curves(
+            ("semantic_entropy", "accuracy", "group_solved", "token_entropy"),
+            "HICRA against an entropy bonus",
+        ),
+    ),
+    Entry(
+        "fig07_drop30_diversity",
+        "Fig. 7",
+        "leaving out 30 % of the Strategic Grams changes no curve: semantic entropy",
+        ("hicra", "drop30"),
+        _curves(("semantic_entropy", "semantic_entropy_matched"), "Sensitivity to the lexicon: diversity"),
+    ),
+    Entry(
+        "fig08_drop30_accuracy",
+        "Fig. 8",
+        "leaving out 30 % of the Strategic Grams changes no curve: accuracy",
+        ("hicra", "drop30"),
+        _curves(("accuracy", "length"), "Sensitivity to the lexicon: accuracy and length"),
+    ),
+    Entry(
+        "fig09_grid",
+        "Fig. 9",
+        "the two phases are seen in every model; here, for every base policy and both arms",
+        ("grpo", "hicra", "weak-grpo", "weak-hicra"),
+        lambda s, arms: control_figures.grid(*s, arms=arms),
+    ),
+    Entry(
+        "fig11_compass",
+        "Fig. 11",
+        "token entropy collapses and Pass@8 saturates while semantic entropy tells arms apart",
+        PAIR,
+        _curves(
+            ("token_entropy", "group_solved", "semantic_entropy", "accuracy"), "Which metric is a compass?"
+        ),
+    ),
+    Entry(
+        "fig12_entropy_overlap",
+        "Fig. 12",
+        "most planning tokens are high-entropy, most high-entropy tokens are not planning",
+        PAIR,
+        lambda s, arms: figures.entropy_overlap(s.steps, s.world, arms=arms),
+    ),
+    Entry(
+        "fig14_boundary",
+        "Fig. 14",
+        "HICRA fails where procedural skill is missing",
+        ("grpo", "hicra", "weak-grpo", "weak-hicra"),
+        lambda s, arms: control_figures.boundary(
+            s.evals, s.world, pairs={"base policy": arms[:2], "weak base policy": arms[2:]}
+        ),
+    ),
+)
+
+
+def drawings(data: Experiments) -> dict[str, tuple[str, str, tuple[str, ...], Callable[[], Figure]]]:
+    """File name -> (number, claim, arms, function that draws), for what the records can answer."""
+    have, world = set(data.arms), data.study.world
+    known = {e.name: e for e in ENTRIES if set(e.arms) <= have}
+    found = {
+        e.name: (e.number, e.claim, e.arms, lambda e=e: e.draw(data.study, e.arms)) for e in known.values()
+    }
+    strong = tuple(arm for arm in data.arms if not arm.startswith("weak"))
+    if "grpo" in strong:
+        found["fig01_accuracy"] = (
+            "Fig. 1, right; Table 1",
+            "HICRA ends higher than GRPO and than every control",
+            strong,
+            lambda: control_figures.final_accuracies(data.values, world, arms=strong),
+        )
+        found["fig10_frequencies"] = (
+            "Fig. 10",
+            "Strategic Grams are spread out where tokens are concentrated",
+            ("grpo",),
+            lambda: control_figures.frequencies(occurrences(data.runs, "grpo"), world),
+        )
+    return dict(sorted(found.items()))
+
+
+def occurrences(runs: Sequence[RunFolder], arm: str) -> dict[str, Counter[str]]:
+    """How often each token and each Strategic Gram occurs in an arm's kept rollouts and steps."""
+    tokens, grams = Counter(), Counter()
+    for run in runs:
+        if run.path.name.startswith(f"{arm}-seed"):
+            for row in run.read("rollouts.jsonl"):
+                tokens.update(row["tokens"])
+            for row in run.read("steps.jsonl"):
+                grams.update(row["grams"])
+    return {"tokens": tokens, "Strategic Grams": grams}
+
+
+def accuracy_table(values: pd.DataFrame) -> pd.DataFrame:
+    """Table 1's counterpart: final held-out accuracy of each arm and its paired difference to GRPO."""
+    wide = values["final_accuracy"].unstack("arm")  # (seeds, arms)
+    rows = []
+    for arm in dict.fromkeys(values.index.get_level_values("arm")):
+        level = interval(wide[arm].dropna())
+        row = {
+            "arm": arm_name(arm),
+            "seeds": level.n,
+            "accuracy": level.mean,
+            "low": level.low,
+            "high": level.high,
+        }
+        base = "weak-grpo" if arm.startswith("weak") else "grpo"
+        if arm != base and base in wide:
+            gap = interval((wide[arm] - wide[base]).dropna())
+            row |= {"minus GRPO": gap.mean, "minus low": gap.low, "minus high": gap.high}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def build_gallery(
+    records: Path | str, claims: Path | str, out: Path | str, order: Sequence[str]
+) -> list[Path]:
+    """Draw every figure, write the accuracy and verdict tables, and the gallery page README.md.
+
+    Raises RunError where `records` hold no finished run, ClaimError for a claims file it cannot use.
+    """
+    data, out = load_experiments(records, order), Path(out)
+    table = verdict_table(load_claims(claims), data.values)
+    pages, written = [], []
+    for name, (number, claim, arms, draw) in drawings(data).items():
+        written += save(draw(), out, name)
+        pages.append(
+            f"## {number}\n\n![{claim}]({name}.png)\n\nThe claim: {claim}. Run records: "
+            f"{', '.join(f'`{arm}-seed*`' for arm in arms)}. [SVG]({name}.svg)\n"
+        )
+    for name, frame in {"table1_accuracy": accuracy_table(data.values), "verdicts": table}.items():
+        write_atomic(out / f"{name}.csv", frame.round(4).to_csv(index=False))
+        written.append(out / f"{name}.csv")
+    text = GALLERY.format(world=data.study.world, n=len(data.runs), verdicts=verdict_markdown(table))
+    write_atomic(out / "README.md", text + "\n".join(pages))
+    return [*written, out / "README.md"]
+
+
+GALLERY = """# Gallery
+
+Drawn by `make figures` from the {n} run records in `data/experiments` (made by `make experiments`), with no
+model. World: {world}. Each figure is laid out like the paper's of the same number. Fig. 6 and 13, marked
+traces, are HTML: notebook 04 makes them.
+
+## Verdicts
+
+By the rules of [data/claims.yaml](../data/claims.yaml), written before the runs. "Ours" is the mean over
+seeds, in brackets the 95 % paired bootstrap; a verdict asks the t-interval too
+([verdicts.csv](verdicts.csv)). Accuracies by arm: [table1_accuracy.csv](table1_accuracy.csv).
+
+{verdicts}
+
+"""
+
+
+def verdict_markdown(table: pd.DataFrame) -> str:
+    """The verdict table as Markdown, short enough to read."""
+    lines = ["| claim | paper | ours | seeds | verdict |", "|---|---|---|---|---|"]
+    for row in table.itertuples():
+        tested = pd.notna(row.ours)
+        ours = f"{row.ours:+.3f} [{row.low:+.3f}, {row.high:+.3f}]" if tested else ""
+        verdict = f"**{row.verdict}**" + (f": {row.note}" if row.note else "")
+        lines.append(f"| {row.claim} ({row.where}) | {row.paper} | {ours} | {row.seeds} | {verdict} |")
+    return "\n".join(lines)

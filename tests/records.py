@@ -1,0 +1,55 @@
+"""Run records with known values, for tests of what is made from them."""
+
+from hicra.lexicon import Lexicon
+from hicra.runs import RunFolder
+
+GRAMS = Lexicon.load("sandbox").grams[:3]
+STEPS = 12
+
+
+def step_row(step, *, up=0.0):
+    """4 completions in 2 groups. Step s: execution NLL falls by 0.01 a step, reward grows by 0.01."""
+    return {
+        "step": step,
+        "n_completions": 4,
+        "n_groups": 2,
+        "n_zero_variance_groups": 1,
+        "n_solved_groups": 1,
+        "n_clipped": 0,
+        "n_no_planning": 0,
+        "n_credit_changed": 5,
+        "reasons": {"right": 2, "wrong": 2},
+        "errors": {"planning": 2},
+        "length_sum": 40 + step,
+        "reward_sum": 2 + 0.04 * step + 4 * up,
+        "n_planning": 10,
+        "n_execution": 30,
+        "nll_planning": 10.0,
+        "nll_execution": 30 * (1 - 0.01 * step),
+        "entropy_planning": 12.0,
+        "entropy_execution": 6.0,
+        "n_high_entropy": 12,
+        "n_high_entropy_planning": 6,
+        "grams": {GRAMS[0]: 4, GRAMS[1]: 2 + step, GRAMS[2]: 1},
+        "followers": {GRAMS[0]: {"x y z": 1, "x y w": 1}},
+        "loss": 0.0,
+        "grad_norm": 0.1,
+        "learning_rate": 1e-4,
+        "seconds": 2.0,
+    }
+
+
+def write_record(root, arm, seed, *, accuracy=0.5, settings=None):
+    """A finished run of STEPS steps, evaluated at 0 (0.4) and at the end (`accuracy`)."""
+    run = RunFolder(root / f"{arm}-seed{seed}")
+    own = {"arm": arm, "seed": seed, "steps": STEPS, "lexicon": "sandbox", "lexicon_sha256": "x"}
+    run.open(settings or own, world="sandbox: a test, not a language model")
+    for step in range(STEPS):
+        run.append("steps.jsonl", step_row(step, up=accuracy - 0.5))
+        run.append("rollouts.jsonl", {"step": step, "tokens": ["a", "b", "a"]})
+    for step, value in ((0, 0.4), (STEPS, accuracy)):
+        errors = {"planning": 1, "execution": 1}
+        row = {"accuracy": value, "n": 8, "mean_length": 10.0, "pass_at_8": None, "errors": errors}
+        run.append("evals.jsonl", {"step": step, **row})
+    run.finish(wall_seconds=100.0)
+    return run

@@ -1,0 +1,149 @@
+"""Claims and verdicts: quantities by hand, rules from both sides, and the shipped file."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hicra.claims import (
+    NOT_REPLICATED,
+    NOT_TESTED,
+    REPLICATED,
+    ClaimError,
+    Claims,
+    bootstrap_interval,
+    contrast,
+    decide,
+    load_claims,
+    prediction,
+    quantities,
+    verdict_table,
+)
+from hicra.experiments import CONDITIONS, SEEDS
+from hicra.frames import load_study
+from tests.records import write_record
+
+
+@pytest.fixture
+def values(tmp_path):
+    runs = [write_record(tmp_path, "grpo", s, accuracy=0.5 + 0.01 * s) for s in range(5)]
+    runs += [write_record(tmp_path, "hicra", s, accuracy=0.6 + 0.01 * s) for s in range(5)]
+    study = load_study(runs)
+    return quantities(study.steps, study.evals)
+
+
+def _claim(**fields):
+    claim = {"id": "x", "claim": "c", "where": "w", "paper": "p", "quantity": "final_accuracy"}
+    return claim | {"of": {"hicra": 1, "grpo": -1}, "rule": {"above": 0}} | fields
+
+
+def _verdict(values, **fields):
+    return verdict_table(Claims((_claim(**fields),), 5), values).iloc[0]
+
+
+def test_quantities_are_what_the_table_says(values):
+    run = values.loc["grpo", 0]
+    assert run["final_accuracy"] == 0.5
+    assert run["final_reward"] == pytest.approx(0.5 + 0.01 * 9)  # steps 7 to 11
+    assert run["length_change"] == pytest.approx(7 / 4)  # 0..4 against 7..11, 4 completions
+    assert run["execution_log_perplexity_change"] == pytest.approx(-0.07)
+    # early 0..4, middle 3..7, late 7..11: -0.04 in the second half, -0.03 in the first
+    assert run["execution_front_loading"] == pytest.approx(-0.01)
+    assert run["token_entropy_change"] == 0
+    assert run["group_solved_change"] == 0
+    assert run["planning_minus_execution_error_change"] == 0
+    assert run["planning_high_entropy"] == 0.6
+    assert run["high_entropy_planning"] == 0.5
+
+
+def test_prediction_has_the_sign_of_what_follows():
+    reward = pd.Series(np.cumsum(np.cumsum(np.ones(40))))  # gains grow with time
+    rising = pd.Series(np.arange(40.0))
+    assert prediction(rising, reward) == pytest.approx(1)
+    assert prediction(-rising, reward) == pytest.approx(-1)
+    assert math.isnan(prediction(rising[:12], reward[:12]))
+
+
+def test_differences_are_paired_on_shared_seeds(values):
+    gap = contrast(values.drop(index=[("hicra", 2)]), "final_accuracy", {"hicra": 1, "grpo": -1})
+    assert list(gap.index) == [0, 1, 3, 4]
+    np.testing.assert_allclose(gap, 0.1)
+    with pytest.raises(ClaimError, match="unknown quantity 'accurcy'"):
+        contrast(values, "accurcy", {"hicra": 1})
+    assert contrast(values, "final_accuracy", {"oracle": 1, "grpo": -1}).empty
+
+
+@pytest.mark.parametrize(
+    ("rule", "low", "high", "verdict", "note"),
+    [
+        ({"above": 0}, 0.01, 0.2, REPLICATED, ""),
+        ({"above": 0}, 0.0, 0.2, NOT_REPLICATED, "neither way"),
+        ({"above": 0}, -0.2, -0.1, NOT_REPLICATED, "opposite"),
+        ({"below": 0.5}, 0.1, 0.49, REPLICATED, ""),
+        ({"below": 0.5}, 0.51, 0.6, NOT_REPLICATED, "opposite"),
+        ({"within": 0.03}, -0.03, 0.02, REPLICATED, ""),
+        ({"within": 0.03}, -0.04, 0.02, NOT_REPLICATED, "too wide"),
+        ({"within": 0.03}, 0.04, 0.05, NOT_REPLICATED, "beyond 0.03"),
+    ],
+)
+def test_a_rule_decides_from_the_interval(rule, low, high, verdict, note):
+    found, why = decide(rule, low, high)
+    assert found == verdict
+    assert (note in why) if note else why == ""
+
+
+def test_a_verdict_follows_from_the_runs(values):
+    row = _verdict(values)
+    assert row["ours"] == pytest.approx(0.1)
+    assert row["verdict"] == REPLICATED
+    assert _verdict(values, rule={"below": 0})["verdict"] == NOT_REPLICATED
+    assert _verdict(values, of={"grpo": 1}, rule={"above": 0.49})["verdict"] == REPLICATED
+
+
+def test_both_intervals_must_hold():
+    # Five seeds, 0.1 to 0.5: the bootstrap stays above 0.15, Student's t does not.
+    index = pd.MultiIndex.from_product([["hicra"], range(5)], names=["arm", "seed"])
+    values = pd.DataFrame({"final_accuracy": [0.1, 0.2, 0.3, 0.4, 0.5]}, index=index)
+    row = _verdict(values, of={"hicra": 1}, rule={"above": 0.15})
+    assert row["low"] > 0.15 > row["t_low"]
+    assert row["verdict"] == NOT_REPLICATED
+
+
+def test_too_few_seeds_decide_nothing(values):
+    row = _verdict(values.drop(index=[("hicra", 2)]))
+    assert (row["verdict"], row["seeds"]) == (NOT_TESTED, 4)
+    assert "4 of 5 seeds" in row["note"]
+
+
+def test_the_bootstrap_repeats_and_brackets_the_mean():
+    low, high = bootstrap_interval([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert (low, high) == bootstrap_interval([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert 1 < low < 3 < high < 5
+
+
+def test_the_shipped_claims_can_be_judged(root, values):
+    claims = load_claims(root / "data" / "claims.yaml")
+    assert len(claims.claims) >= 14
+    assert claims.seeds <= len(SEEDS)
+    for claim in claims.claims:
+        assert set(claim.get("of", {})) <= set(CONDITIONS)
+        assert claim.get("quantity", "final_accuracy") in values
+    table = verdict_table(claims, values)
+    assert set(table["verdict"]) <= {REPLICATED, NOT_REPLICATED, NOT_TESTED}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{id: a, claim: c, where: w, paper: p}", "claim a: fields"),
+        (
+            "{id: a, claim: c, where: w, paper: p, quantity: q, of: {x: 1}, rule: {over: 1}}",
+            "rule .'over': 1.; give one of above",
+        ),
+    ],
+)
+def test_a_claims_file_that_cannot_be_used_is_named(tmp_path, text, message):
+    (tmp_path / "claims.yaml").write_text(f"seeds: 5\nclaims:\n- {text}\n")
+    with pytest.raises(ClaimError, match=message):
+        load_claims(tmp_path / "claims.yaml")

@@ -1,0 +1,79 @@
+"""Experiments: conditions that can be run, runs that are missing, records that are kept."""
+
+import pytest
+
+from hicra import experiments
+from hicra.experiments import CONDITIONS, KEPT, condition_profile, experiment_jobs, forecast, run_experiments
+from hicra.lexicon import Lexicon
+from hicra.profiles import ARMS
+from hicra.runs import RunError, RunFolder
+from hicra.training import run_settings
+from tests.records import write_record
+
+
+def test_every_condition_is_a_run_that_could_start():
+    settings = [run_settings(job.profile, job.arm, job.seed) for job in experiment_jobs("runs")]
+    assert len(settings) == 5 * len(CONDITIONS) == 80
+    assert {s["arm"] for s in settings} <= set(ARMS)
+    different = [str({k: v for k, v in s.items() if k != "seed"}) for s in settings if s["seed"] == 10]
+    assert len(set(different)) == len(CONDITIONS)
+    assert {s["lexicon_sha256"] for s in settings} == {Lexicon.load("sandbox").sha256}
+    assert len({s["prompts_sha256"] for s in settings}) == 5  # arms of one seed see the same problems
+    with pytest.raises(ValueError, match="unknown condition 'hicro'"):
+        condition_profile("hicro")
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Training that only writes a record; the names of the runs it was asked for."""
+    asked = []
+
+    def train_all(jobs, *, report, finished, workers):
+        for job in jobs:
+            asked.append(job.folder.path.name)
+            settings = run_settings(job.profile, job.arm, job.seed)
+            write_record(
+                job.folder.path.parent, job.folder.path.name.split("-")[0], job.seed, settings=settings
+            )
+            (job.folder.path / "policy").mkdir()
+            finished(job)
+
+    monkeypatch.setattr(experiments, "train_all", train_all)
+    return asked
+
+
+def _run(tmp_path, **overrides):
+    lines = []
+    run_experiments(
+        tmp_path / "runs",
+        tmp_path / "records",
+        ["grpo", "hicra"],
+        report=lines.append,
+        workers=2,
+        seeds=[0, 1],
+        **overrides,
+    )
+    return lines
+
+
+def test_only_missing_runs_are_made_and_only_records_kept(tmp_path, trained):
+    assert _run(tmp_path)[0] == "4 of 4 runs are missing"
+    assert trained == ["grpo-seed0", "grpo-seed1", "hicra-seed0", "hicra-seed1"]
+    record = RunFolder(tmp_path / "records" / "hicra-seed1")
+    assert sorted(p.name for p in record.path.iterdir()) == sorted(KEPT)
+    assert record.finished
+    assert record.read("steps.jsonl")
+    assert _run(tmp_path)[0] == "0 of 4 runs are missing"
+    assert len(trained) == 4
+
+
+def test_a_record_made_with_other_settings_is_refused(tmp_path, trained):
+    _run(tmp_path)
+    with pytest.raises(RunError, match="alpha"):
+        _run(tmp_path, alpha=0.3)
+    assert len(trained) == 4
+
+
+def test_the_forecast_is_from_the_runs_there_are(tmp_path):
+    write_record(tmp_path, "grpo", 0)  # 100 s
+    assert forecast(tmp_path, 72, 80, 2) == "72 of 80 runs are missing: about 1.0 h, 2 side by side"

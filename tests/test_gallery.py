@@ -1,0 +1,67 @@
+"""The gallery: every figure the records can answer, the same bytes again, tables that follow from them."""
+
+import pandas as pd
+import pytest
+
+from hicra import gallery
+from hicra.__main__ import main
+from hicra.runs import RunError
+from tests.records import GRAMS, STEPS, write_record
+
+ORDER = ("grpo", "hicra", "placebo", "weak-grpo", "weak-hicra")
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    root = tmp_path_factory.mktemp("records")
+    for seed in (10, 11):
+        for i, arm in enumerate(ORDER):
+            write_record(root, arm, seed, accuracy=0.5 + 0.1 * i + 0.01 * (seed - 10))
+    return root
+
+
+def _build(records, root, out):
+    return gallery.build_gallery(records, root / "data" / "claims.yaml", out, ORDER)
+
+
+def test_the_gallery_repeats_byte_for_byte(records, root, tmp_path):
+    first, second = (_build(records, root, tmp_path / name) for name in ("a", "b"))
+    names = [path.name for path in first]
+    for number in (1, 2, 3, 4, 9, 10, 11, 12, 14):
+        assert any(name.startswith(f"fig{number:02d}_") and name.endswith(".svg") for name in names)
+    assert not any(name.startswith(("fig05", "fig07", "fig08")) for name in names)  # those arms were not run
+    for one, two in zip(first, second, strict=True):
+        assert one.read_bytes() == two.read_bytes(), one.name
+    page = (tmp_path / "a" / "README.md").read_text()
+    assert "10 run records" in page
+    assert "not a language model" in page
+    assert all(f"({name})" in page for name in names if name.endswith((".png", ".csv")))
+
+
+def test_table_1_holds_accuracies_and_paired_differences(records, root, tmp_path):
+    _build(records, root, tmp_path)
+    table = pd.read_csv(tmp_path / "table1_accuracy.csv").set_index("arm")
+    assert table.loc["HICRA", ["seeds", "accuracy", "minus GRPO"]].tolist() == [2, 0.605, 0.1]
+    assert table.loc["HICRA, weak base", "minus GRPO"] == pytest.approx(0.1)
+    assert pd.isna(table.loc["GRPO", "minus GRPO"])
+    verdicts = pd.read_csv(tmp_path / "verdicts.csv")
+    assert "2 of 5 seeds have been run" in set(verdicts["note"])
+
+
+def test_arms_stand_in_the_given_order(records):
+    assert gallery.load_experiments(records, ORDER).arms == ORDER
+
+
+def test_occurrences_are_summed_over_runs(records):
+    runs = gallery.load_experiments(records, ORDER).runs
+    counts = gallery.occurrences(runs, "grpo")
+    assert counts["tokens"] == {"a": 2 * 2 * STEPS, "b": 2 * STEPS}
+    assert counts["Strategic Grams"][GRAMS[0]] == 2 * 4 * STEPS
+
+
+def test_no_record_is_an_error_and_writes_nothing(root, tmp_path, capsys):
+    with pytest.raises(RunError, match="no finished run"):
+        _build(tmp_path / "none", root, tmp_path / "out")
+    assert main(["figures", "--records", str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 2
+    assert "make experiments" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
