@@ -125,6 +125,28 @@ def credit(
     raise ValueError(f"arm={arm!r} is unknown; use one of {', '.join(ARMS)}")
 
 
+def align_to_packed(values: Tensor, left_pad: Tensor, width: int) -> Tensor:
+    """Per-token values (B, T) in the layout of a left-packed batch, (B, width).
+
+    Unsloth's loss moves each prompt's padding, `left_pad` (B,) tokens, to the right end, and looks at
+    the last `width` = T + m columns, m the most padding of any prompt in the generated batch. A
+    completion then starts m - left_pad columns later. What is not completion gets 0. Raises ValueError
+    for a wrong shape or a width in which a completion has no room.
+    """
+    _check("values", values, rank=2)
+    _check("left_pad", left_pad, rank=1)
+    _check_rows(values=values, left_pad=left_pad)
+    n_tokens = values.shape[1]
+    start = width - n_tokens - left_pad  # (B,)
+    if left_pad.numel() and (start.min() < 0 or left_pad.min() < 0):
+        raise ValueError(
+            f"width={width} has no room for {n_tokens} tokens behind left_pad={left_pad.tolist()}; "
+            f"it must be at least {n_tokens + int(left_pad.max())}"
+        )
+    columns = start[:, None] + torch.arange(n_tokens, device=values.device)  # (B, T)
+    return values.new_zeros(len(values), width).scatter(1, columns, values)  # (B, width)
+
+
 def top_share(values: Tensor, mask: Tensor, share: float) -> Tensor:
     """The ceil(share * n) largest of the n values under `mask`, as a bool (B, T).
 

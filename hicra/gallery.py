@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -141,26 +142,32 @@ ENTRIES = (
 )
 
 
-def drawings(data: Experiments) -> dict[str, tuple[str, str, tuple[str, ...], Callable[[], Figure]]]:
-    """File name -> (number, claim, arms, function that draws), for what the records can answer."""
-    have, world = set(data.arms), data.study.world
-    known = {e.name: e for e in ENTRIES if set(e.arms) <= have}
-    found = {
-        e.name: (e.number, e.claim, e.arms, lambda e=e: e.draw(data.study, e.arms)) for e in known.values()
-    }
+class Drawing(NamedTuple):
+    """A figure that the records can answer; `draw()` makes it."""
+
+    number: str
+    claim: str
+    arms: tuple[str, ...]
+    draw: Callable[[], Figure]
+
+
+def drawings(data: Experiments) -> dict[str, Drawing]:
+    """File name -> drawing, for every figure whose conditions have been run."""
+    study, have = data.study, set(data.arms)
+    found = {e.name: Drawing(*e[1:4], partial(e.draw, study, e.arms)) for e in ENTRIES if set(e.arms) <= have}
     strong = tuple(arm for arm in data.arms if not arm.startswith("weak"))
-    if "grpo" in strong:
-        found["fig01_accuracy"] = (
+    if "grpo" in have:
+        found["fig01_accuracy"] = Drawing(
             "Fig. 1, right; Table 1",
             "HICRA ends higher than GRPO and than every control",
             strong,
-            lambda: control_figures.final_accuracies(data.values, world, arms=strong),
+            partial(control_figures.final_accuracies, data.values, study.world, arms=strong),
         )
-        found["fig10_frequencies"] = (
+        found["fig10_frequencies"] = Drawing(
             "Fig. 10",
             "Strategic Grams are spread out where tokens are concentrated",
             ("grpo",),
-            lambda: control_figures.frequencies(occurrences(data.runs, "grpo"), world),
+            lambda: control_figures.frequencies(occurrences(data.runs, "grpo"), study.world),
         )
     return dict(sorted(found.items()))
 

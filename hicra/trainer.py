@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 from transformers import TrainerCallback
 
-from hicra.credit import credit, hicra_advantages
+from hicra.credit import align_to_packed, credit, hicra_advantages
 from hicra.planning import PlanningTagger
 from hicra.recorder import Recorder
 
@@ -34,6 +34,30 @@ class HicraMixin:
         batch = super()._generate_and_score_completions(inputs)
         batch["advantages"] = self.credit(batch)  # (B,) -> (B, T)
         return batch
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        # Unsloth's own trainer, which takes TRL's place on a GPU, packs the batch inside its loss.
+        if packs_left(type(self)):
+            inputs = {**inputs, "advantages": packed_advantages(inputs)}  # (B, T) -> (B, T + m)
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+
+def packs_left(trainer_class: type) -> bool:
+    """Whether the loss is Unsloth's: its generated class stands among the trainer's ancestors."""
+    return any(parent.__name__ == "UnslothGRPOTrainer" for parent in trainer_class.__mro__)
+
+
+def packed_advantages(inputs: dict[str, Tensor]) -> Tensor:
+    """The batch's advantages (B, T) where Unsloth's loss looks for them, (B, T + m).
+
+    m is chosen as unsloth_zoo's grpo_accumulated_loss does: from the width of the old or the reference
+    log-probabilities, made for the whole generated batch, else from this micro-batch.
+    """
+    values, prompt_mask = inputs["advantages"], inputs["prompt_mask"]  # (B, T), (B, P)
+    left_pad = (prompt_mask == 0).sum(1)  # (B,)
+    widths = [inputs.get(k) for k in ("old_per_token_logps", "ref_per_token_logps")]
+    made = next((w.shape[1] for w in widths if w is not None), None)
+    return align_to_packed(values, left_pad, made or values.shape[1] + int(left_pad.max()))
 
 
 class StudyMixin(HicraMixin):

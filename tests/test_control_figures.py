@@ -1,0 +1,78 @@
+"""Figures of the controls: the numbers are read back out of what was drawn."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hicra import control_figures as figures
+from tests.test_figures import WORLD, _line, _texts, make
+
+ARMS = ("grpo", "hicra", "oracle")
+
+
+@pytest.fixture
+def frames():
+    frame, evals = make(arms=ARMS)
+    return frame.assign(token_entropy=0.5, group_solved=0.9), evals
+
+
+def test_curves_draw_one_panel_a_quantity_and_one_line_an_arm(frames):
+    columns = ("semantic_entropy", "accuracy", "token_entropy")
+    figure = figures.curves(*frames, WORLD, columns=columns, arms=ARMS, title="All")
+    assert [ax.get_ylabel() for ax in figure.axes] == [figures.CURVES[c] for c in columns]
+    entropy, accuracy, tokens = figure.axes
+    np.testing.assert_allclose(_line(entropy, "GRPO"), [5.01, 5.11, 5.21])  # seeds 0.02 apart
+    np.testing.assert_allclose(_line(tokens, "GRPO"), [0.5] * 3)
+    assert WORLD in _texts(figure)
+
+
+def test_final_accuracies_are_paired_by_seed():
+    index = pd.MultiIndex.from_product([("grpo", "hicra"), (0, 1, 2)], names=["arm", "seed"])
+    values = pd.DataFrame({"final_accuracy": [0.4, 0.5, 0.6, 0.5, 0.6, 0.7]}, index=index)
+    figure = figures.final_accuracies(values, WORLD, arms=("grpo", "hicra"))
+    level, gap = figure.axes
+
+    def drawn(ax, row):  # an arm's points, then the diamond of its mean
+        lines = [line.get_xydata() for line in ax.lines]  # (n, 2) each
+        return [xy[:, 0] for xy in lines if len(xy) and (np.floor(xy[:, 1]) == row).all()]
+
+    np.testing.assert_allclose(drawn(level, 1)[0], [0.5, 0.6, 0.7])
+    np.testing.assert_allclose(drawn(level, 1)[1], [0.6])
+    np.testing.assert_allclose(drawn(gap, 1)[0], [0.1] * 3)
+    assert [t.get_text() for t in level.get_yticklabels()] == ["GRPO", "HICRA"]
+    assert all("share" in ax.get_xlabel() for ax in figure.axes)
+
+
+def test_the_grid_has_a_row_an_arm(frames):
+    figure = figures.grid(*frames, WORLD, arms=("grpo", "hicra"))
+    panels = [ax for ax in figure.axes if ax.get_ylabel().endswith("perplexity / first (ratio)")]
+    assert [ax.get_ylabel().split("\n")[0] for ax in panels] == ["GRPO", "HICRA"]
+    np.testing.assert_allclose(_line(panels[0], "planning"), [1, 0.75, 0.5])
+
+
+def test_frequencies_are_shares_by_rank():
+    counts = {"tokens": {"a": 1, "b": 3}, "Strategic Grams": {"x y z": 2, "x y w": 2}}
+    [ax] = figures.frequencies(counts, WORLD).axes
+    np.testing.assert_allclose(_line(ax, "tokens"), [0.75, 0.25])
+    np.testing.assert_allclose(_line(ax, "Strategic Grams"), [0.5, 0.5])
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+
+
+def test_the_boundary_has_a_panel_a_base(frames):
+    _, evals = make(arms=("grpo", "hicra", "weak-grpo", "weak-hicra"))
+    pairs = {"base": ("grpo", "hicra"), "weak": ("weak-grpo", "weak-hicra")}
+    figure = figures.boundary(evals, WORLD, pairs=pairs)
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["base", "weak"]
+    np.testing.assert_allclose(_line(figure.axes[0], "GRPO"), [0.41, 0.61])
+    np.testing.assert_allclose(_line(figure.axes[1], "HICRA, weak"), [0.41, 0.61])
+
+
+@pytest.mark.parametrize("name", ["curves", "grid", "boundary"])
+def test_an_arm_that_was_not_run_is_named(frames, name):
+    call = {
+        "curves": lambda: figures.curves(*frames, WORLD, columns=["length"], arms=["gated"], title="t"),
+        "grid": lambda: figures.grid(*frames, WORLD, arms=["gated"]),
+        "boundary": lambda: figures.boundary(frames[1], WORLD, pairs={"b": ("grpo", "gated")}),
+    }
+    with pytest.raises(ValueError, match="no run of arm .'gated'."):
+        call[name]()
