@@ -5,6 +5,7 @@ Frames, errors and the meaning of lines are those of figures.py; `values` is `cl
 
 from collections.abc import Mapping, Sequence
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -25,6 +26,7 @@ from hicra.figure_style import (
 from hicra.figures import accuracy_and_length, class_panel, semantic_panel
 from hicra.verdicts import interval
 
+SMALL = {"legend.fontsize": 6, "legend.handlelength": 1.8, "axes.labelsize": 7}  # three panels a row
 # column -> label of the axis with its unit; "accuracy" is drawn from the evaluations
 CURVES = {
     "semantic_entropy": "semantic entropy\nplug-in (bits)",
@@ -94,14 +96,15 @@ def grid(frame: pd.DataFrame, evals: pd.DataFrame, world: str, *, arms: Sequence
     """Fig. 9: the dynamics of Fig. 2, one row an arm (the paper's rows are models)."""
     columns = ["relative_perplexity_planning", "semantic_entropy_change", "length"]
     runs, tests = require(frame, columns, arms), require(evals, ["accuracy"], arms)
-    height = 0.8 + 1.9 * len(arms)
-    title = "Two-phase dynamics, run by run"
+    height = 0.9 + 2.1 * len(arms)
+    title = "Two-phase dynamics, arm by arm"
     figure, axes = canvas(len(arms), 3, height=height, title=title, world=world, note=seeds_note(runs))
-    for row, arm in zip(axes, arms, strict=True):
-        own = runs[runs["arm"] == arm]
-        class_panel(row[0], own, "relative_perplexity", f"{arm_name(arm)}\nperplexity / first (ratio)")
-        semantic_panel(row[1], own)
-        accuracy_and_length(row[2], own, tests[tests["arm"] == arm])
+    with mpl.rc_context(SMALL):
+        for row, arm in zip(axes, arms, strict=True):
+            own = runs[runs["arm"] == arm]
+            class_panel(row[0], own, "relative_perplexity", f"{arm_name(arm)}\nperplexity / first (ratio)")
+            semantic_panel(row[1], own)
+            accuracy_and_length(row[2], own, tests[tests["arm"] == arm])
     for ax in axes[:-1].flat:
         ax.set_xlabel("")
     return figure

@@ -61,6 +61,7 @@ def _curves(columns: Sequence[str], title: str) -> Callable[[Study, tuple[str, .
 
 
 PAIR = ("grpo", "hicra")
+GRID = ("grpo", "hicra", "weak-grpo", "weak-hicra")
 ENTRIES = (
     Entry(
         "fig02_two_phase",
@@ -108,13 +109,6 @@ ENTRIES = (
         _curves(("accuracy", "length"), "Sensitivity to the lexicon: accuracy and length"),
     ),
     Entry(
-        "fig09_grid",
-        "Fig. 9",
-        "the two phases are seen in every model; here, for every base policy and both arms",
-        ("grpo", "hicra", "weak-grpo", "weak-hicra"),
-        lambda s, arms: control_figures.grid(*s, arms=arms),
-    ),
-    Entry(
         "fig11_compass",
         "Fig. 11",
         "token entropy collapses and Pass@8 saturates while semantic entropy tells arms apart",
@@ -134,7 +128,7 @@ ENTRIES = (
         "fig14_boundary",
         "Fig. 14",
         "HICRA fails where procedural skill is missing",
-        ("grpo", "hicra", "weak-grpo", "weak-hicra"),
+        GRID,
         lambda s, arms: control_figures.boundary(
             s.evals, s.world, pairs={"base policy": arms[:2], "weak base policy": arms[2:]}
         ),
@@ -156,6 +150,14 @@ def drawings(data: Experiments) -> dict[str, Drawing]:
     study, have = data.study, set(data.arms)
     found = {e.name: Drawing(*e[1:4], partial(e.draw, study, e.arms)) for e in ENTRIES if set(e.arms) <= have}
     strong = tuple(arm for arm in data.arms if not arm.startswith("weak"))
+    rows = tuple(arm for arm in GRID if arm in have)
+    if rows:
+        found["fig09_grid"] = Drawing(
+            "Fig. 9",
+            "the two phases are seen in every model; here, for both arms from every base policy",
+            rows,
+            partial(control_figures.grid, *study, arms=rows),
+        )
     if "grpo" in have:
         found["fig01_accuracy"] = Drawing(
             "Fig. 1, right; Table 1",

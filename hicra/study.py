@@ -18,10 +18,12 @@ import papermill
 from tqdm import tqdm
 
 from hicra.launch import status
-from hicra.runs import RunFolder, sha256, write_atomic
+from hicra.paths import data_path
+from hicra.runs import RunFolder, folder_sha256, sha256, write_atomic
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
-STUDY = ("01_strategic_grams", "02_grpo_baseline", "03_hicra", "04_figures")
+STUDY = ("01_strategic_grams", "02_grpo_baseline", "03_hicra", "04_figures", "05_controls", "06_boundary")
+READS_RECORDS = ("05_controls", "06_boundary")  # nothing but the committed run records
 LINE_SECONDS = 5.0
 
 
@@ -45,9 +47,13 @@ def check_parameters(path: Path, parameters: dict) -> None:
 
 
 def run_notebook(path: Path, out: Path, parameters: dict, runs: Path) -> Path:
-    """Execute one notebook into `out`; a copy made from the same source and parameters is reused."""
+    """Execute one notebook into `out`.
+
+    A copy made from the same source, parameters and committed run records is reused.
+    """
     check_parameters(path, parameters)
-    stamp = sha256(path.read_text() + json.dumps(parameters, sort_keys=True))
+    records = folder_sha256(data_path("experiments"), "manifest.json")
+    stamp = sha256(path.read_text() + json.dumps(parameters, sort_keys=True) + records)
     if out.exists() and nbformat.read(out, as_version=4).metadata.get("hicra_stamp") == stamp:
         print(f"{path.stem}: done before, kept", flush=True)
         return out
@@ -72,8 +78,10 @@ def run_study(
 ) -> None:
     """Run the study's notebooks; executed copies go to `runs/<profile>/notebooks`."""
     runs, figures = Path(runs).resolve(), Path(figures).resolve()
-    parameters = {"profile": profile, "runs": str(runs), "overrides": overrides}
-    jobs = {n: {**parameters, **({"figures": str(figures)} if n == "04_figures" else {})} for n in only}
+    common = {"profile": profile, "runs": str(runs), "overrides": overrides}
+    jobs = {name: {} if name in READS_RECORDS else dict(common) for name in only}
+    if "04_figures" in jobs:
+        jobs["04_figures"]["figures"] = str(figures)
     for name, values in jobs.items():
         check_parameters(NOTEBOOKS / f"{name}.ipynb", values)
     started = time.monotonic()

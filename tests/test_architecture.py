@@ -49,7 +49,7 @@ ALLOWED = {
     "viewer": "runs",
     "annotation": "jsonl lexicon runs words",
     "notebook": "training",
-    "study": "launch runs",
+    "study": "launch paths runs",
     "__init__": "credit lexicon planning strategic_grams",
 }
 FILES = sorted(p for p in PACKAGE.glob("*.py") if p.stem != "__main__")
