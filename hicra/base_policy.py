@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import json
-import random
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -21,7 +20,7 @@ from transformers import (
     set_seed,
 )
 
-from hicra.sandbox import problems, worked_solution
+from hicra.tasks import worked_pairs
 
 PAD, EOS = "<pad>", "<eos>"
 WIDTH = 192  # tokens of a packed training row, about three worked solutions
@@ -61,8 +60,7 @@ def make_tokenizer(texts: list[str], vocab_size: int = 640) -> PreTrainedTokeniz
 
 def worked_examples(n: int, seed: int) -> list[tuple[str, str]]:
     """`n` (prompt, worked solution) pairs on training problems."""
-    rng = random.Random(f"worked-{seed}")
-    return [(p.prompt, worked_solution(p, rng).text) for p in problems(n, seed)]
+    return [(p.prompt, text) for p, text in worked_pairs(n, seed)]
 
 
 def packed_rows(pairs: list[tuple[str, str]], tokenizer, width: int) -> list[dict]:

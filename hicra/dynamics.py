@@ -2,7 +2,7 @@
 
 A row of `steps.jsonl` holds sums over one step's rollouts, sampled at temperature 1 by the policy
 after `step` updates; `summarise` turns the rows of a run into one tidy table. Its columns, each
-with one definition and one unit ("first" is the run's first step; x = planning or execution):
+with one definition and one unit ("first" is the run's first value; x = planning or execution):
 
 | column                         | definition                                            | unit       |
 |--------------------------------|-------------------------------------------------------|------------|
@@ -69,11 +69,12 @@ def perplexity(nll_sum: float, n: int) -> float:
 
 
 def relative(series: Sequence[float]) -> np.ndarray:
-    """A series over its first value (Fig. 2). Raises ValueError when that value is zero."""
+    """A series over its first value (Fig. 2); NaN is none. Raises ValueError when that is zero."""
     values = np.asarray(series, dtype=float)  # (S,)
-    if values.size and values[0] == 0:
+    first = values[~np.isnan(values)][:1]  # (1,), or (0,) where all is NaN
+    if first.size and first[0] == 0:
         raise ValueError("the first value of the series is 0; nothing is relative to it")
-    return values / values[:1]
+    return values / first if first.size else values
 
 
 def shannon_entropy(counts: Iterable[int], base: float = 2) -> float:
@@ -205,7 +206,7 @@ def summarise(
     for name in [name for name in frame if name.startswith("perplexity_")]:
         frame[f"relative_{name}"] = relative(frame[name])
     for name in [name for name in frame if name.startswith(("semantic_", "cluster_", "cond"))]:
-        frame[f"{name}_change"] = frame[name] - frame[name].iloc[0]
+        frame[f"{name}_change"] = frame[name] - frame[name].bfill().iloc[0]
     return frame
 
 

@@ -15,27 +15,40 @@ os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
 
 import unsloth  # noqa: E402, I001  (before transformers and trl)
 import torch  # noqa: E402
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase  # noqa: E402
+from transformers import (  # noqa: E402
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 def load_policy(
-    base: Path | str, *, lora_rank: int, seed: int, max_length: int = 256
+    base: Path | str,
+    *,
+    lora_rank: int,
+    seed: int,
+    max_length: int = 256,
+    dtype: str = "float32",
+    load_in_4bit: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model and tokenizer of `base`, in 32 bit, with a LoRA adapter unless `lora_rank` is 0.
+    """Model and tokenizer of `base`, a folder or a Hub id, with a LoRA adapter unless `lora_rank` is 0.
 
-    Raises FileNotFoundError where `base` is no model folder, ValueError where its weights are torn.
+    Raises FileNotFoundError where a folder is no model, ValueError where its weights are torn.
     """
-    if not (Path(base) / "config.json").exists():
+    local = isinstance(base, Path)
+    if local and not (base / "config.json").exists():
         raise FileNotFoundError(f"no model in {base}; `make sandbox-base` trains the sandbox's")
     model, tokenizer = unsloth.FastLanguageModel.from_pretrained(
         str(base),
         max_seq_length=max_length,
-        dtype=torch.float32,
-        load_in_4bit=False,
+        dtype=getattr(torch, dtype),
+        load_in_4bit=load_in_4bit,
         full_finetuning=lora_rank == 0,
-        local_files_only=True,
+        local_files_only=local,
     )
     if lora_rank:
         model = unsloth.FastLanguageModel.get_peft_model(
@@ -48,6 +61,35 @@ def load_policy(
         )
     tokenizer.padding_side = "left"
     return model, tokenizer
+
+
+def has_gpu() -> bool:
+    return torch.cuda.is_available()
+
+
+def unpack_gguf(file: Path, out: Path) -> None:
+    """Write the weights of a GGUF file as a plain model folder, with its tokenizer."""
+    model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    # Dequantised, but still marked as quantised, which save_pretrained refuses.
+    model.config.__dict__.pop("quantization_config", None)
+    model.hf_quantizer = None
+    model.is_quantized = False
+    end = "<|im_end|>"  # ends a turn; the file names none of the two
+    tokenizer.eos_token = end
+    tokenizer.pad_token = tokenizer.pad_token if tokenizer.pad_token != end else None
+    tokenizer.pad_token = tokenizer.pad_token or "<|endoftext|>"
+    for config in (model.config, model.generation_config):
+        config.eos_token_id, config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+
+
+def save_merged(model, tokenizer, out: Path) -> None:
+    """Merge the adapter into the weights and write a plain model folder."""
+    merged = model.merge_and_unload()
+    merged.save_pretrained(out)
+    tokenizer.save_pretrained(out)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from hicra.launch import Job, train_all
 from hicra.paths import data_path
-from hicra.profiles import Profile, get_profile
+from hicra.profiles import DEFAULTS, Profile, get_profile
 from hicra.runs import RECORDS, RunFolder
 from hicra.training import run_settings
 
@@ -88,7 +88,7 @@ def run_experiments(
     missing = []
     for job in jobs:
         record = RunFolder(records / job.folder.path.name)
-        record.check(run_settings(job.profile, job.arm, job.seed))
+        record.check(run_settings(job.profile, job.arm, job.seed), DEFAULTS)
         missing += [] if record.finished else [job]
     report(forecast(records, len(missing), len(jobs), workers))
 

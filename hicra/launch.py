@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from hicra.profiles import Profile
+from hicra.bases import base_folder
+from hicra.profiles import DEFAULTS, Profile
 from hicra.runs import RunError, RunFolder
 from hicra.training import run_settings
 
@@ -60,8 +61,10 @@ def train_all(
     run starts, and for a run that fails, with the end of its log.
     """
     for job in jobs:
-        job.folder.check(run_settings(job.profile, job.arm, job.seed))
+        job.folder.check(run_settings(job.profile, job.arm, job.seed), DEFAULTS)
     waiting = [job for job in jobs if not job.folder.finished]
+    for profile in {job.profile for job in waiting}:
+        base_folder(profile)  # made once here, not by every run at the same time
     running: dict[Job, subprocess.Popen] = {}
     try:
         while waiting or running:

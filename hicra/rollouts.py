@@ -7,15 +7,15 @@ from typing import NamedTuple
 
 import torch
 
+from hicra.bases import base_folder
 from hicra.lexicon import Lexicon
-from hicra.paths import data_path
 from hicra.planning import PlanningTagger, SpanTagger
 from hicra.profiles import Profile
 from hicra.replay import true_spans
 from hicra.rewards import grade
-from hicra.sandbox import problems
 from hicra.scoring import TokenScore, token_scores
 from hicra.strategic_grams import build_lexicon
+from hicra.tasks import training_tasks
 
 
 class Rollout(NamedTuple):
@@ -28,7 +28,9 @@ def base_rollouts(profile: Profile, n: int, seed: int) -> list[Rollout]:
     """`n` solutions of training problems by the profile's base policy at its sampling temperature."""
     from hicra import engine
 
-    model, tokenizer = engine.load_policy(data_path(profile.base), lora_rank=0, seed=seed)
+    model, tokenizer = engine.load_policy(
+        base_folder(profile), lora_rank=0, seed=seed, max_length=profile.max_length, dtype=profile.dtype
+    )
     generate = engine.text_generator(
         model,
         tokenizer,
@@ -36,7 +38,7 @@ def base_rollouts(profile: Profile, n: int, seed: int) -> list[Rollout]:
         temperature=profile.temperature,
         seed=seed,
     )
-    chosen = problems(n, seed)
+    chosen = training_tasks(profile, n, seed)
     texts = generate([p.prompt for p in chosen])
     grades = grade(texts, [p.answer for p in chosen])
     return [Rollout(p.prompt, t, g.reward > 0) for p, t, g in zip(chosen, texts, grades, strict=True)]
@@ -61,7 +63,7 @@ def score_on_true_spans(lexicon: Lexicon, rollouts: Sequence[Rollout], profile: 
     """Token precision, recall and F1 of the lexicon's planning mask against the sandbox's own."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(data_path(profile.base))
+    tokenizer = AutoTokenizer.from_pretrained(base_folder(profile))
     tokenizer.padding_side = "right"
     batch = tokenizer([r.text for r in rollouts], return_tensors="pt", padding=True)
     ids, mask = batch["input_ids"], batch["attention_mask"]  # (B, T)

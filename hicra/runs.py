@@ -16,7 +16,9 @@ import gzip
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 FORMAT = 1
 RECORDS = ("steps.jsonl", "evals.jsonl", "rollouts.jsonl")
@@ -69,8 +71,9 @@ def read_json(path: Path) -> dict:
         raise RunError(f"{path} is torn or edited ({error}); delete the run folder and rerun") from error
 
 
-def _differences(old: dict, new: dict) -> list[str]:
+def _differences(old: dict, new: dict, defaults: Mapping) -> list[str]:
     keys = sorted(set(old) | set(new))
+    old = {**{k: defaults[k] for k in keys if k in defaults}, **old}
     return [f"{k}: {old.get(k)!r} there, {new.get(k)!r} asked" for k in keys if old.get(k) != new.get(k)]
 
 
@@ -90,20 +93,23 @@ class RunFolder:
             raise RunError(f"{self.path} holds no run record; train the run first (make study)")
         return read_json(self.manifest_path)
 
-    def check(self, settings: dict) -> None:
-        """RunError for a folder made with other settings; writes nothing."""
+    def check(self, settings: dict, defaults: Mapping = MappingProxyType({})) -> None:
+        """RunError for a folder made with other settings; writes nothing.
+
+        A setting that the folder's manifest does not know yet counts as its value in `defaults`.
+        """
         if not self.manifest_path.exists():
             return
-        different = _differences(self.manifest()["settings"], json.loads(canonical(settings)))
+        different = _differences(self.manifest()["settings"], json.loads(canonical(settings)), defaults)
         if different:
             raise RunError(
                 f"{self.path} was made with other settings ({'; '.join(different)}); "
                 "choose another folder, or delete this one to run anew"
             )
 
-    def open(self, settings: dict, **context) -> None:
-        """Start or continue the run. Raises RunError for a folder made with other settings."""
-        self.check(settings)
+    def open(self, settings: dict, defaults: Mapping = MappingProxyType({}), **context) -> None:
+        """Start or continue the run. Raises RunError as `check` does."""
+        self.check(settings, defaults)
         if self.manifest_path.exists():
             return
         manifest = {"format": FORMAT, "settings": settings, **context, "state": "running"}

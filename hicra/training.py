@@ -9,17 +9,18 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
+from hicra.bases import base_folder
 from hicra.lexicon import Lexicon
 from hicra.paths import data_path
-from hicra.profiles import ARMS, Profile
+from hicra.profiles import ARMS, DEFAULTS, Profile
 from hicra.replay import explain_failure, true_spans
 from hicra.runs import RunFolder, folder_sha256, sha256
-from hicra.sandbox import SandboxProblem, is_held_out, problems
+from hicra.sandbox import SandboxProblem
+from hicra.tasks import explainer, held_out_tasks, training_tasks
 
 PACKAGES = ("torch", "transformers", "trl", "unsloth", "numpy")
 # Settings that change a run's cost or keeping, not its numbers.
@@ -34,9 +35,13 @@ def explain_row(row: dict, completion: str):
 
 def training_rows(profile: Profile, seed: int) -> list[dict]:
     """The run's prompts in order; the seed decides them, so arms of one seed see the same."""
-    chosen = problems(profile.steps * profile.prompts_per_step, seed)
-    assert not any(map(is_held_out, chosen))
-    return [{"prompt": p.prompt, "answer": p.answer, "problem": json.dumps(asdict(p))} for p in chosen]
+    return [task.row() for task in training_tasks(profile, profile.steps * profile.prompts_per_step, seed)]
+
+
+def _base_sha256(profile: Profile) -> str:
+    """Of the weights where they are the study's own; what is made or fetched is known by its name."""
+    folder = data_path(profile.base)
+    return folder_sha256(folder, "*.safetensors") if folder.exists() else sha256(profile.base)
 
 
 def credit_lexicon(profile: Profile, seed: int) -> Lexicon | None:
@@ -60,14 +65,15 @@ def run_settings(profile: Profile, arm: str, seed: int) -> dict:
         "seed": seed,
         "lexicon_sha256": Lexicon.load(profile.lexicon).sha256,
         "credit_sha256": credited.sha256 if credited else "oracle",
-        "base_sha256": folder_sha256(data_path(profile.base), "*.safetensors"),
+        "base_sha256": _base_sha256(profile),
         "prompts_sha256": sha256(json.dumps(training_rows(profile, seed))),
     }
 
 
 def grpo_config(profile: Profile, arm: str, seed: int, out: Path):
     """TRL's configuration of the paper's GRPO: no division by std, clip-higher, token mean, no KL."""
-    from trl import GRPOConfig
+    from hicra import engine  # imports Unsloth, so before TRL
+    from trl import GRPOConfig  # isort: skip
 
     return GRPOConfig(
         output_dir=str(out),
@@ -94,18 +100,13 @@ def grpo_config(profile: Profile, arm: str, seed: int, out: Path):
         save_total_limit=1,
         report_to=[],
         disable_tqdm=True,
-        use_cpu=not _has_gpu(),
-        bf16=False,
+        use_cpu=not engine.has_gpu(),
+        bf16=profile.dtype == "bfloat16",
+        fp16=profile.dtype == "float16",
         gradient_checkpointing=False,
         dataloader_pin_memory=False,
         seed=seed,
     )
-
-
-def _has_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
 
 
 def train(profile: Profile, arm: str, seed: int, folder: Path | str) -> RunFolder:
@@ -116,7 +117,7 @@ def train(profile: Profile, arm: str, seed: int, folder: Path | str) -> RunFolde
     """
     run = RunFolder(folder)
     settings = run_settings(profile, arm, seed)
-    run.open(settings, versions={p: version(p) for p in PACKAGES}, world=profile.world)
+    run.open(settings, DEFAULTS, versions={p: version(p) for p in PACKAGES}, world=profile.world)
     if run.finished:
         return run
     started = time.monotonic()
@@ -162,9 +163,9 @@ def _evaluation(profile: Profile, seed: int, model, tokenizer) -> Callable[[], d
     return partial(
         evaluate,
         generate,
-        problems(profile.eval_problems, 0, held_out=True),
+        held_out_tasks(profile),
         samples=profile.eval_samples,
-        explain=explain_failure,
+        explain=explainer(profile),
         length=lambda text: len(tokenizer(text)["input_ids"]),
     )
 
@@ -178,14 +179,21 @@ def _make_trainer(profile: Profile, arm: str, seed: int, run: RunFolder):
     from hicra.recorder import Recorder
     from hicra.trainer import RecordCallback, StudyMixin
 
-    model, tokenizer = engine.load_policy(data_path(profile.base), lora_rank=profile.lora_rank, seed=seed)
+    model, tokenizer = engine.load_policy(
+        base_folder(profile),
+        lora_rank=profile.lora_rank,
+        seed=seed,
+        max_length=profile.max_length,
+        dtype=profile.dtype,
+        load_in_4bit=profile.load_in_4bit,
+    )
     recorder = Recorder(
         run,
         lexicon=Lexicon.load(profile.lexicon),
         tokenizer=tokenizer,
         temperature=profile.temperature,
         statistics=engine.token_statistics,
-        explain=explain_row,
+        explain=explain_row if explainer(profile) else None,
         group_size=profile.group_size,
         rollouts_kept=profile.rollouts_kept,
     )

@@ -4,6 +4,7 @@ import copy
 import math
 from itertools import combinations, pairwise
 
+import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -57,6 +58,8 @@ def test_perplexity_is_the_exponential_of_the_mean_nll():
 
 def test_relative_divides_by_the_first_value():
     assert d.relative([4.0, 2.0, 5.0]).tolist() == [1.0, 0.5, 1.25]
+    assert d.relative([math.nan, 4.0, 2.0])[1:].tolist() == [1.0, 0.5]
+    assert np.isnan(d.relative([math.nan, math.nan])).all()
     with pytest.raises(ValueError, match="first value"):
         d.relative([0.0, 1.0])
 

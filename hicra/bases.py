@@ -1,0 +1,107 @@
+"""Where a profile's base policy comes from: a folder, the Hub, a packaged GGUF file, a warm start.
+
+What has to be made first (weights unpacked, or trained a little on worked solutions) is made once, in a
+cache of the user's, under a name that holds a hash of its recipe.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from hicra.paths import data_path
+from hicra.profiles import Profile
+from hicra.runs import canonical, sha256
+from hicra.tasks import worked_pairs
+
+WARM_START = ("base", "prompt_template", "warm_start_steps", "warm_start_learning_rate", "warm_start_batch")
+RANK = 16  # of the warm start's adapter, which is merged into the weights
+
+
+def cache_root() -> Path:
+    """HICRA_CACHE, else `hicra` in the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("HICRA_CACHE") or Path(base) / "hicra")
+
+
+def base_folder(profile: Profile) -> Path | str:
+    """The model folder (or Hub id) from which the profile's runs start; made first where it must be.
+
+    Raises FileNotFoundError for a package or folder that is not there.
+    """
+    if profile.warm_start_steps:
+        recipe = {name: getattr(profile, name) for name in WARM_START}
+        out = cache_root() / f"{profile.name}-warm-{sha256(canonical(recipe))[:12]}"
+        return out if out.exists() else _warm_start(profile, out)
+    if profile.base.startswith("package:"):
+        return _unpacked(profile.base.removeprefix("package:"))
+    if profile.base.startswith("hub:"):
+        return profile.base.removeprefix("hub:")
+    return data_path(profile.base)
+
+
+def _unpacked(package: str) -> Path:
+    spec = importlib.util.find_spec(package)
+    files = sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf")) if spec else []
+    if not files:
+        raise FileNotFoundError(f"the package {package} with its GGUF weights is not installed; `make study`")
+    out = cache_root() / f"{package}-{files[0].stem}"
+    if not out.exists():
+        from hicra import engine
+
+        _whole(out, lambda folder: engine.unpack_gguf(files[0], folder))
+    return out
+
+
+def _warm_start(profile: Profile, out: Path) -> Path:
+    """Train the base on worked solutions, merge the adapter and save the whole model to `out`."""
+    from datasets import Dataset
+
+    from hicra import engine  # imports Unsloth, so before TRL
+    from trl import SFTConfig, SFTTrainer  # isort: skip
+
+    base = base_folder(replace(profile, warm_start_steps=0))
+    model, tokenizer = engine.load_policy(base, lora_rank=RANK, seed=0, max_length=profile.max_length)
+    n = profile.warm_start_steps * profile.warm_start_batch
+    rows = [
+        {"prompt": profile.prompt_template.format(problem=problem.problem), "completion": text}
+        for problem, text in worked_pairs(n, seed=0)
+    ]
+    with tempfile.TemporaryDirectory() as log:
+        arguments = SFTConfig(
+            output_dir=log,
+            per_device_train_batch_size=profile.warm_start_batch,
+            max_steps=profile.warm_start_steps,
+            learning_rate=profile.warm_start_learning_rate,
+            warmup_steps=min(5, profile.warm_start_steps),
+            max_length=profile.max_length,
+            completion_only_loss=True,
+            logging_steps=5,
+            save_strategy="no",
+            report_to=[],
+            bf16=False,
+            use_cpu=not engine.has_gpu(),
+            disable_tqdm=True,
+            dataloader_pin_memory=False,
+            seed=0,
+        )
+        data = Dataset.from_list(rows)
+        SFTTrainer(model=model, args=arguments, train_dataset=data, processing_class=tokenizer).train()
+    return _whole(out, lambda folder: engine.save_merged(model, tokenizer, folder))
+
+
+def _whole(out: Path, write) -> Path:
+    """Let `write` fill a folder that gets its name only when it is complete."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent) as temporary:
+        folder = Path(temporary) / "model"
+        write(folder)
+        try:
+            folder.rename(out)
+        except OSError:  # another process was faster; its folder has the same recipe
+            if not out.exists():
+                raise
+    return out

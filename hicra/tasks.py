@@ -1,0 +1,84 @@
+"""What a policy is asked: the prompts of a profile's problem set, with their gold answers.
+
+The sandbox's problems carry their world, by which failures are labelled exactly; others do not.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from hicra.problems import Problem, from_hub, read_jsonl, split
+from hicra.profiles import Profile
+from hicra.replay import Failure, explain_failure
+from hicra.sandbox import SandboxProblem, is_held_out, problems, worked_solution
+
+
+class Task(NamedTuple):
+    """A prompt as the policy reads it, the gold answer, and the sandbox problem behind it, if any."""
+
+    prompt: str
+    answer: str
+    world: SandboxProblem | None = None
+
+    def row(self) -> dict:
+        """Columns of a training data set."""
+        world = json.dumps(asdict(self.world)) if self.world else ""
+        return {"prompt": self.prompt, "answer": self.answer, "problem": world}
+
+
+def training_tasks(profile: Profile, n: int, seed: int) -> list[Task]:
+    """`n` training tasks in the order in which the seed's runs see them; they may recur."""
+    if profile.problem_set == "sandbox":
+        chosen = problems(n, seed)
+        assert not any(map(is_held_out, chosen))
+        return [_task(profile, p) for p in chosen]
+    training, _ = _split(profile)
+    rng, order = random.Random(f"tasks-{seed}"), []
+    while len(order) < n:
+        order += rng.sample(training, len(training))
+    return [_task(profile, p) for p in order[:n]]
+
+
+def held_out_tasks(profile: Profile) -> list[Task]:
+    """The profile's fixed evaluation tasks: the same for every arm and seed, never trained on."""
+    if profile.problem_set == "sandbox":
+        return [_task(profile, p) for p in problems(profile.eval_problems, 0, held_out=True)]
+    return [_task(profile, p) for p in _split(profile)[1]]
+
+
+def worked_pairs(n: int, seed: int) -> list[tuple[SandboxProblem, str]]:
+    """`n` training problems, each with a worked solution."""
+    rng = random.Random(f"worked-{seed}")
+    return [(p, worked_solution(p, rng).text) for p in problems(n, seed)]
+
+
+def explainer(profile: Profile) -> Callable[[Task, str], Failure | None] | None:
+    """What labels a failed completion of a task, or None where the problem set has no exact labels."""
+    if profile.problem_set != "sandbox":
+        return None
+    return lambda task, completion: explain_failure(task.world, completion)
+
+
+def _task(profile: Profile, problem: SandboxProblem | Problem) -> Task:
+    world = problem if isinstance(problem, SandboxProblem) else None
+    return Task(profile.prompt_template.format(problem=problem.problem), problem.answer, world)
+
+
+@cache
+def _split(profile: Profile) -> tuple[list[Problem], list[Problem]]:
+    return split(_read(profile.problem_set), profile.eval_problems, seed=0)
+
+
+def _read(source: str) -> list[Problem]:
+    """Problems of a JSON Lines file, or of hub:OWNER/NAME@COMMIT:SPLIT."""
+    if not source.startswith("hub:"):
+        return list(read_jsonl(Path(source)))
+    name, _, rest = source.removeprefix("hub:").partition("@")
+    revision, _, part = rest.partition(":")
+    return from_hub(name, revision, part or "train")

