@@ -42,7 +42,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     own.add_argument("--out", type=Path, default=Path("data/lexicons/sandbox.json"))
 
-    for command in (study, train, own):
+    ready = commands.add_parser("preflight", help="is this machine ready for a profile")
+
+    for command in (study, train, own, ready):
         command.add_argument("--profile", default="sandbox")
         command.add_argument("--overrides", type=_overrides, default={}, metavar="JSON")
 
@@ -182,6 +184,14 @@ def _experiments(options) -> None:
     )
 
 
+def _preflight(options) -> None:
+    from hicra.preflight import preflight
+    from hicra.profiles import get_profile
+
+    for check in preflight(get_profile(options.profile, **options.overrides)):
+        print(f"{check.verdict:4} {check.name}: {check.found} {check.remedy}".rstrip())
+
+
 def _figures(options) -> None:
     from hicra.experiments import CONDITIONS
     from hicra.gallery import build_gallery
@@ -248,6 +258,7 @@ COMMANDS = {
     "calibrate": _calibrate,
     "experiments": _experiments,
     "figures": _figures,
+    "preflight": _preflight,
 }
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
 
+import psutil
 import unsloth  # noqa: E402, I001  (before transformers and trl)
 import torch  # noqa: E402
 from transformers import (  # noqa: E402
@@ -65,6 +66,13 @@ def load_policy(
 
 def has_gpu() -> bool:
     return torch.cuda.is_available()
+
+
+def free_memory() -> float:
+    """Bytes free where the model will live: on the GPU, else in the machine's memory."""
+    if has_gpu():
+        return torch.cuda.mem_get_info()[0]
+    return psutil.virtual_memory().available
 
 
 def unpack_gguf(file: Path, out: Path) -> None:

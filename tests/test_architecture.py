@@ -39,6 +39,7 @@ ALLOWED = {
     "training": (
         "bases engine evaluate lexicon paths planning profiles recorder replay runs sandbox tasks trainer"
     ),
+    "preflight": "bases engine lexicon paths planning profiles rewards tasks training",
     "launch": "bases profiles runs training",
     "placebo": "lexicon words",
     "experiments": "launch paths profiles runs training",

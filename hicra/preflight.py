@@ -1,0 +1,211 @@
+"""Is this machine ready for a profile? Checked before hours are spent: `python -m hicra preflight`.
+
+Each check says what it found and, where it refuses, what to change. None writes anything but what
+`bases.base_folder` has to make anyway.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import NamedTuple
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from hicra.bases import base_folder
+from hicra.lexicon import Lexicon
+from hicra.paths import PACKAGE
+from hicra.profiles import Profile
+from hicra.rewards import grade
+from hicra.tasks import training_tasks
+from hicra.training import PACKAGES
+
+SAMPLED = 32  # rollouts
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+RUNTIME = 0.9e9  # bytes of interpreter and libraries, before any model
+GB = 1e9
+MISSING = "missing"
+
+
+class Check(NamedTuple):
+    """One finding. `remedy` is empty where all is well; `stops` is False for what a sample may miss."""
+
+    name: str
+    found: str
+    remedy: str = ""
+    stops: bool = True
+
+    @property
+    def verdict(self) -> str:
+        if not self.remedy:
+            return "ok"
+        return "STOP" if self.stops else "note"
+
+
+def preflight(profile: Profile) -> list[Check]:
+    """Every check, in order; the ones that need the model come last.
+
+    Raises ValueError with what was found and what to change, where the machine is not ready.
+    """
+    checks = [check_versions(), check_device(profile), check_gold(profile)]
+    _refuse(profile, checks)
+    checks += check_model(profile)
+    _refuse(profile, checks)
+    return checks
+
+
+def _refuse(profile: Profile, checks: list[Check]) -> None:
+    wrong = [f"{c.name}: {c.found}; {c.remedy}" for c in checks if c.verdict == "STOP"]
+    if wrong:
+        raise ValueError(f"not ready for {profile.name}. " + " ".join(wrong))
+
+
+def check_versions(lock: Path = PACKAGE.parent / "requirements" / "lock.txt") -> Check:
+    """Installed packages against the lock; torch is pinned beside it."""
+    files = [path for path in (lock, lock.with_name("pins.in")) if path.exists()]
+    if not files:
+        return Check("versions", "no lock beside the package; not compared")
+    lines = [line for path in files for line in path.read_text().splitlines() if "==" in line]
+    pins = [Requirement(line) for line in lines if not line.startswith("#")]
+    wanted = {pin.name: pin.specifier for pin in pins if pin.marker is None or pin.marker.evaluate()}
+    found = {name: _version(name) for name in PACKAGES if name in wanted}
+    wrong = [f"{n} {v}, locked {wanted[n]}" for n, v in found.items() if not _fits(v, wanted[n])]
+    return Check("versions", "; ".join(wrong) or "as locked", "install the lock: make study" if wrong else "")
+
+
+def _fits(found: str, wanted: SpecifierSet) -> bool:
+    return found != MISSING and wanted.contains(found.partition("+")[0])
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return MISSING
+
+
+def check_device(profile: Profile) -> Check:
+    """The profile's dtype and quantisation against the device's abilities."""
+    import torch
+
+    if not torch.cuda.is_available():
+        found = f"no GPU, {os.cpu_count()} cores"
+        needs = profile.load_in_4bit or profile.dtype == "float16"
+        return Check("device", found, "4-bit and float16 need a GPU; set dtype to float32" if needs else "")
+    major, minor = torch.cuda.get_device_capability()
+    found = f"{torch.cuda.get_device_name()}, compute capability {major}.{minor}"
+    if profile.dtype == "bfloat16" and major < 8:
+        return Check("device", found, "bfloat16 needs compute capability 8.0; set dtype to float16")
+    return Check("device", found)
+
+
+def check_gold(profile: Profile) -> Check:
+    """A boxed gold answer must verify, or every reward would be 0."""
+    [task] = training_tasks(profile, 1, seed=0)
+    result = grade([f"\\boxed{{{task.answer}}}"], [task.answer])[0]
+    remedy = "" if result.reward else "the gold answers do not verify; choose another answer field"
+    return Check("gold answer", f"{task.answer!r} is {result.reason}", remedy)
+
+
+def check_model(profile: Profile) -> Iterator[Check]:
+    """Tokenizer, memory, and what 32 sampled rollouts look like."""
+    from transformers import AutoConfig
+
+    from hicra import engine
+
+    base = base_folder(profile)
+    config = AutoConfig.from_pretrained(base)
+    needed, free = memory_bytes(config, profile), engine.free_memory()
+    short = "lower prompts_per_step, group_size or max_completion_length" if needed > free else ""
+    yield Check("memory", f"about {needed / GB:.1f} GB needed, {free / GB:.1f} GB free", short)
+    if short:
+        return
+    model, tokenizer = engine.load_policy(
+        base, lora_rank=0, seed=0, max_length=profile.max_length, dtype=profile.dtype
+    )
+    yield check_tokenizer(profile, tokenizer)
+    yield from check_rollouts(profile, model, tokenizer)
+
+
+def memory_bytes(config, profile: Profile) -> float:
+    """An estimate of a run's peak: runtime, weights, optimizer, cache, activations and logits.
+
+    Weights in the profile's dtype (half a byte in 4 bit); gradients and two moments in 32 bit for what
+    is trained; keys and values of every generated token; and for a training pass over the whole batch
+    about 16 activations of hidden size a token and layer, and three copies of the logits in 32 bit.
+    """
+    n_weights, n_trained = count_parameters(config, profile.lora_rank)
+    rows = profile.prompts_per_step * profile.group_size
+    tokens = rows * profile.max_length
+    size, layers = BYTES[profile.dtype], config.num_hidden_layers
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    cache = tokens * layers * 2 * config.num_key_value_heads * head * size
+    activations = tokens * layers * 16 * config.hidden_size * size
+    logits = 3 * rows * profile.max_completion_length * config.vocab_size * 4
+    weights = n_weights * (0.5 if profile.load_in_4bit else size)
+    return RUNTIME + weights + 12 * n_trained + max(cache, activations + logits)
+
+
+def count_parameters(config, lora_rank: int) -> tuple[int, int]:
+    """Weights of the model, and those that are trained, counted without making them."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from hicra import engine
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    total = sum(p.numel() for p in model.parameters())
+    if not lora_rank:
+        return total, total
+    linear = [m for name, m in model.named_modules() if name.rpartition(".")[2] in engine.LORA_TARGETS]
+    return total, sum(lora_rank * (m.in_features + m.out_features) for m in linear)
+
+
+def check_tokenizer(profile: Profile, tokenizer) -> Check:
+    """End and padding must exist and differ; prompts must fit."""
+    end, pad = tokenizer.eos_token, tokenizer.pad_token
+    if end is None or pad is None or end == pad:
+        return Check("tokenizer", f"end {end!r}, padding {pad!r}", "set two different tokens in the base")
+    prompts = [task.prompt for task in training_tasks(profile, 256, seed=0)]
+    longest = max(len(ids) for ids in tokenizer(prompts)["input_ids"])
+    found = f"end {end!r}, padding {pad!r}, longest of 256 prompts {longest} tokens"
+    over = longest > profile.max_prompt_length
+    return Check("tokenizer", found, f"set max_prompt_length to {longest} or more" if over else "")
+
+
+def check_rollouts(profile: Profile, model, tokenizer) -> Iterator[Check]:
+    """Sampled groups must differ in reward, and must hold planning tokens."""
+    from hicra import engine
+    from hicra.planning import PlanningTagger
+
+    groups = max(1, SAMPLED // profile.group_size)
+    tasks = [t for t in training_tasks(profile, groups, seed=0) for _ in range(profile.group_size)]
+    generate = engine.text_generator(
+        model,
+        tokenizer,
+        max_new_tokens=profile.max_completion_length,
+        temperature=profile.temperature,
+        seed=0,
+    )
+    texts = generate([task.prompt for task in tasks])
+    rewards = [g.reward for g in grade(texts, [task.answer for task in tasks])]
+    sizes = [set(rewards[i : i + profile.group_size]) for i in range(0, len(rewards), profile.group_size)]
+    flat = sum(len(values) == 1 for values in sizes) / len(sizes)
+    hopeless = (
+        "no group differs in reward: an easier problem set, or a longer warm start" if flat == 1 else ""
+    )
+    found = (
+        f"{flat:.0%} of {len(sizes)} groups have equal rewards; accuracy {sum(rewards) / len(rewards):.2f}"
+    )
+    yield Check("rewards", found, hopeless, stops=False)
+    batch = tokenizer(texts, return_tensors="pt", padding=True, padding_side="right")
+    ids, mask = batch["input_ids"], batch["attention_mask"]  # (B, T)
+    share = PlanningTagger(Lexicon.load(profile.lexicon), tokenizer)(ids, mask).sum() / mask.sum()
+    none = "HICRA would change nothing: choose another lexicon" if share == 0 else ""
+    yield Check(
+        "planning tokens", f"{share:.1%} of {int(mask.sum())} tokens ({profile.lexicon})", none, stops=False
+    )

@@ -1,0 +1,79 @@
+"""Preflight: what it finds, what it refuses, and what to change."""
+
+import pytest
+import torch
+
+from hicra import engine, preflight
+from hicra.__main__ import main
+from hicra.profiles import get_profile
+
+pytestmark = pytest.mark.filterwarnings("default")
+
+
+def test_this_machine_is_ready_for_the_sandbox(capsys):
+    assert main(["preflight", "--overrides", '{"group_size": 4}']) == 0
+    lines = capsys.readouterr().out.splitlines()
+    found = [line for line in lines if line.startswith("ok")]
+    names = "versions", "device", "gold answer", "memory", "tokenizer", "rewards", "planning tokens"
+    assert [line[5:].partition(":")[0] for line in found] == list(names)
+
+
+def test_another_version_than_the_lock_s_is_named(tmp_path):
+    (tmp_path / "lock.txt").write_text("numpy==0.1\ntrl==9.9 ; python_full_version < '3.0'\n")
+    check = preflight.check_versions(tmp_path / "lock.txt")
+    assert check.verdict == "STOP"
+    assert "locked ==0.1" in check.found
+    assert "trl" not in check.found  # its marker is for another Python
+    assert preflight.check_versions(tmp_path / "absent" / "lock.txt").verdict == "ok"
+
+
+def test_a_dtype_that_the_device_lacks_is_refused(monkeypatch):
+    half = get_profile("sandbox", dtype="float16")
+    brain = get_profile("sandbox", dtype="bfloat16")
+    if not torch.cuda.is_available():
+        assert "need a GPU" in preflight.check_device(half).remedy
+        assert preflight.check_device(brain).verdict == "ok"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "T4")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    assert "set dtype to float16" in preflight.check_device(brain).remedy
+    assert preflight.check_device(half).verdict == "ok"
+
+
+def test_too_little_memory_stops_before_the_model_is_loaded(monkeypatch):
+    monkeypatch.setattr(engine, "free_memory", lambda: 1e8)
+    monkeypatch.setattr(engine, "load_policy", None)
+    with pytest.raises(ValueError, match=r"not ready for sandbox\. memory: .* 0\.1 GB free; lower"):
+        preflight.preflight(get_profile("sandbox"))
+
+
+def test_the_memory_estimate_grows_with_what_it_counts():
+    from transformers import LlamaConfig
+
+    config = LlamaConfig(
+        hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, vocab_size=10
+    )
+    # Embedding and head 2 x 80; a layer 4 x 64 attention, 3 x 128 MLP, 2 x 8 norms; a last norm of 8.
+    assert preflight.count_parameters(config, 0) == (1480, 1480)
+    # Rank 1: in + out of four 8 x 8 and three 8 x 16 maps, two layers.
+    assert preflight.count_parameters(config, 1)[1] == 2 * (4 * 16 + 3 * 24)
+    small = preflight.memory_bytes(config, get_profile("sandbox"))
+    assert preflight.memory_bytes(config, get_profile("sandbox", group_size=16)) > small
+    assert preflight.memory_bytes(config, get_profile("sandbox", dtype="bfloat16")) < small
+
+
+def test_end_and_padding_must_differ():
+    class Same:
+        eos_token = pad_token = "<end>"
+
+    assert "two different tokens" in preflight.check_tokenizer(get_profile("sandbox"), Same()).remedy
+
+
+def test_prompts_must_fit():
+    from transformers import AutoTokenizer
+
+    from hicra.paths import data_path
+
+    tokenizer = AutoTokenizer.from_pretrained(data_path("sandbox/base"))
+    short = get_profile("sandbox", max_prompt_length=5)
+    assert "set max_prompt_length to" in preflight.check_tokenizer(short, tokenizer).remedy
