@@ -82,8 +82,12 @@ def train_all(
 
 
 def status(folders: Sequence[RunFolder]) -> str:
-    """One line: how far each run is."""
-    return ", ".join(f"{f.path.name} {done}/{total}" for f in folders for done, total in [f.progress()])
+    """One line: how far each run is, and what it has to say."""
+    parts = []
+    for folder in folders:
+        done, total = folder.progress()
+        parts.append(" ! ".join([f"{folder.path.name} {done}/{total}", *folder.notices()]))
+    return ", ".join(parts)
 
 
 def start(profile: Profile, arm: str, seed: int, folder: Path) -> subprocess.Popen:

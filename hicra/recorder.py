@@ -7,6 +7,7 @@ counts are kept, not means, so that any later definition can be computed from th
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from torch import Tensor
 from hicra.credit import top_share
 from hicra.lexicon import Lexicon
 from hicra.rewards import grade
-from hicra.runs import RunFolder
+from hicra.runs import RunError, RunFolder, write_atomic
 from hicra.words import segments
 
 HIGH_ENTROPY = 0.3  # the share of tokens that Fig. 12 calls high-entropy
@@ -138,15 +139,40 @@ class Recorder:
         }
         self._keep_rollouts(step, batch["completion_ids"], done, planning, logps, entropies)
 
+    def warn_if_unchanged(self, arm: str) -> None:
+        """Say so where an arm that should change advantages changed none: it would be plain GRPO."""
+        row = self.row
+        if row["n_credit_changed"] == 0:
+            self.folder.add_notice(
+                f"{arm} changed no advantage in step {row['step']}: {row['n_planning']} planning tokens, "
+                f"{row['n_zero_variance_groups']} of {row['n_groups']} groups without variance. "
+                "Check the lexicon and the problems' difficulty"
+            )
+
     def close_step(self, logs: dict) -> None:
         """Write the step's row, with the trainer's loss, gradient norm and learning rate."""
         now = time.monotonic()
-        trained = {k: logs[k] for k in ("loss", "grad_norm", "learning_rate")}
+        trained = {k: float(logs[k]) for k in ("loss", "grad_norm", "learning_rate")}
+        if not all(map(math.isfinite, trained.values())):
+            self._stop(trained)
         self.folder.append("steps.jsonl", {**self.row, **trained, "seconds": now - self.clock})
         self.clock = now
 
     def add_evaluation(self, step: int, result: dict) -> None:
         self.folder.append("evals.jsonl", {"step": step, **result})
+
+    def _stop(self, trained: dict[str, float]) -> None:
+        """Keep the rollouts of a step whose update is not finite, and end the run."""
+        kept = zip(self.prompts, self.texts, self.rewards.tolist(), strict=True)
+        rows = [{"prompt": p, "completion": c, "reward": r} for p, c, r in kept]
+        path = self.folder.path / "diverged.json"
+        report = {"step": self.row["step"], **{k: str(v) for k, v in trained.items()}, "rollouts": rows}
+        write_atomic(path, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+        wrong = ", ".join(f"{k} {v}" for k, v in trained.items() if not math.isfinite(v))
+        raise RunError(
+            f"step {self.row['step']} of {self.folder.path} gave {wrong}; its rollouts are in {path.name}. "
+            "Lower learning_rate or max_grad_norm, and delete the folder to run anew"
+        )
 
     # --- rollouts for the viewer ---
 

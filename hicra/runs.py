@@ -119,6 +119,17 @@ class RunFolder:
     def finished(self) -> bool:
         return self.manifest_path.exists() and self.manifest()["state"] == "finished"
 
+    def add_notice(self, text: str) -> None:
+        """Put a remark about the run into its manifest; status lines show it."""
+        manifest = self.manifest()
+        notices = list(dict.fromkeys([*manifest.get("notices", []), text]))  # once, also after a resume
+        write_atomic(
+            self.manifest_path, json.dumps({**manifest, "notices": notices}, indent=1, sort_keys=True) + "\n"
+        )
+
+    def notices(self) -> list[str]:
+        return self.manifest().get("notices", []) if self.manifest_path.exists() else []
+
     def progress(self) -> tuple[int, int]:
         """Steps recorded, and steps in all (0, 0 before the run has begun)."""
         if not self.manifest_path.exists():

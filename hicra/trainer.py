@@ -13,6 +13,8 @@ from hicra.credit import align_to_packed, credit, hicra_advantages
 from hicra.planning import PlanningTagger
 from hicra.recorder import Recorder
 
+PLAIN = ("grpo", "entropy_reg")  # arms whose advantages are GRPO's
+
 
 class HicraMixin:
     """GRPO with HICRA's credit: `class MyTrainer(HicraMixin, GRPOTrainer)`.
@@ -86,7 +88,7 @@ class StudyMixin(HicraMixin):
         logps, entropies = self.recorder.score(self.model, batch)  # (B, T), (B, T)
         advantages = credit(
             # Entropy Regularization is GRPO with TRL's own bonus in the loss.
-            "grpo" if self.arm == "entropy_reg" else self.arm,
+            "grpo" if self.arm in PLAIN else self.arm,
             batch["advantages"],  # (B,)
             planning_mask=credited,
             entropies=entropies,
@@ -97,6 +99,8 @@ class StudyMixin(HicraMixin):
             high_entropy_share=self.high_entropy_share,
         )  # (B, T)
         self.recorder.observe(self.state.global_step, batch, planning, logps, entropies, advantages)
+        if self.state.global_step == 0 and self.arm not in PLAIN and self.alpha > 0:
+            self.recorder.warn_if_unchanged(self.arm)
         return advantages
 
 

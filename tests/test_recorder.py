@@ -1,0 +1,68 @@
+"""The recorder's guards: an update that is not finite, an arm that changed nothing."""
+
+import json
+
+import pytest
+import torch
+
+from hicra.launch import status
+from hicra.lexicon import Lexicon
+from hicra.recorder import Recorder, gram_counts
+from hicra.runs import RunError, RunFolder
+
+
+@pytest.fixture
+def recorder(tmp_path):
+    run = RunFolder(tmp_path / "hicra-seed0")
+    run.open({"arm": "hicra", "steps": 3})
+    made = Recorder(
+        run,
+        lexicon=Lexicon.load("listing1"),
+        tokenizer=None,
+        temperature=1.0,
+        statistics=None,
+        explain=None,
+        group_size=2,
+        rollouts_kept=0,
+    )
+    made.row = {"step": 0, "n_credit_changed": 0, "n_planning": 0, "n_zero_variance_groups": 1, "n_groups": 1}
+    made.prompts, made.texts, made.rewards = ["p", "p"], ["one", "two"], torch.tensor([1.0, 0.0])
+    return made
+
+
+GOOD = {"loss": 0.1, "grad_norm": 0.2, "learning_rate": 1e-4}
+
+
+@pytest.mark.parametrize("name", ["loss", "grad_norm"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "nan"])
+def test_an_update_that_is_not_finite_stops_the_run_and_keeps_its_rollouts(recorder, name, value):
+    recorder.close_step(GOOD)
+    with pytest.raises(
+        RunError, match=f"step 0 of .* gave {name} (nan|inf); its rollouts are in diverged.json"
+    ):
+        recorder.close_step({**GOOD, name: value})
+    kept = json.loads((recorder.folder.path / "diverged.json").read_text())
+    assert kept["rollouts"][1] == {"prompt": "p", "completion": "two", "reward": 0.0}
+    assert len((recorder.folder.path / "steps.jsonl").read_text().splitlines()) == 1
+
+
+def test_an_arm_that_changed_nothing_says_so_once(recorder):
+    recorder.warn_if_unchanged("hicra")
+    recorder.warn_if_unchanged("hicra")  # after a resume
+    [notice] = recorder.folder.notices()
+    assert notice.startswith("hicra changed no advantage in step 0: 0 planning tokens, 1 of 1 groups")
+    assert f"hicra-seed0 0/3 ! {notice}" in status([recorder.folder])
+
+
+def test_an_arm_that_changed_something_is_quiet(recorder):
+    recorder.row["n_credit_changed"] = 1
+    recorder.warn_if_unchanged("hicra")
+    assert recorder.folder.notices() == []
+
+
+def test_followers_are_the_words_behind_a_planning_span():
+    lexicon = Lexicon.from_grams(["let's try to", "we know that"])
+    texts = ["Let's try to add 2 and 3. We know that let's try to add 2 and 3.", "We know that."]
+    grams, followers = gram_counts(texts, lexicon)
+    assert grams == {"let's try to": 2, "we know that": 2}
+    assert followers == {"let's try to": {"add 2 and": 2}}
