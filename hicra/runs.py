@@ -12,11 +12,13 @@ The last three grow line by line while the run goes on and are compressed (.gz) 
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 
@@ -118,6 +120,19 @@ class RunFolder:
     @property
     def finished(self) -> bool:
         return self.manifest_path.exists() and self.manifest()["state"] == "finished"
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other writers out; the lock goes with the process, however it ends. Raises RunError."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with open(self.path / ".lock", "w") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise RunError(
+                    f"another process is writing {self.path}; wait for it, or end it first"
+                ) from error
+            yield
 
     def add_notice(self, text: str) -> None:
         """Put a remark about the run into its manifest; status lines show it."""

@@ -113,26 +113,38 @@ def train(profile: Profile, arm: str, seed: int, folder: Path | str) -> RunFolde
     """Train one arm and seed into `folder`, resuming from its last checkpoint where there is one.
 
     A finished run made with the same settings is returned as it is. Raises RunError for a folder
-    made with other settings, ValueError for an unknown arm; both before anything is written.
+    made with other settings or being written by another process, ValueError for an unknown arm; all
+    before anything is written.
     """
     run = RunFolder(folder)
     settings = run_settings(profile, arm, seed)
-    run.open(settings, DEFAULTS, versions={p: version(p) for p in PACKAGES}, world=profile.world)
+    run.check(settings, DEFAULTS)
     if run.finished:
         return run
-    started = time.monotonic()
-    trainer = _make_trainer(profile, arm, seed, run)
-    checkpoint = _last_checkpoint(run.path / "checkpoints")
-    run.rewind(int(checkpoint.name.split("-")[1]) if checkpoint else 0)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    trainer.save_model(str(run.path / "policy"))
-    run.finish(wall_seconds=round(time.monotonic() - started, 1))
+    with run.lock():
+        run.open(settings, DEFAULTS, versions={p: version(p) for p in PACKAGES}, world=profile.world)
+        started = time.monotonic()
+        trainer = _make_trainer(profile, arm, seed, run)
+        checkpoint = last_checkpoint(run.path / "checkpoints")
+        run.rewind(int(checkpoint.name.split("-")[1]) if checkpoint else 0)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.save_model(str(run.path / "policy"))
+        run.finish(wall_seconds=round(time.monotonic() - started, 1))
     return run
 
 
-def _last_checkpoint(folder: Path) -> Path | None:
-    found = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
-    return found[-1] if found else None
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint: transformers writes trainer_state.json after everything else."""
+    whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json") if _is_json(path)]
+    return max(whole, key=lambda p: int(p.name.split("-")[1]), default=None)
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text())
+    except ValueError:
+        return False
+    return True
 
 
 def _taggers(profile: Profile, seed: int, tokenizer) -> dict:

@@ -6,6 +6,7 @@ import os
 import pytest
 
 from hicra.runs import RunError, RunFolder, canonical, folder_sha256, write_atomic
+from hicra.training import last_checkpoint
 
 SETTINGS = {"steps": 3, "learning_rate": 1e-4, "seed": 0}
 
@@ -87,3 +88,30 @@ def test_hashes_do_not_depend_on_order(tmp_path):
         for name in names:
             (tmp_path / folder / name).write_text(name)
     assert folder_sha256(tmp_path / "one") == folder_sha256(tmp_path / "two")
+
+
+def test_a_second_writer_is_refused_while_the_first_lives(tmp_path):
+    one, two = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "run")
+    with one.lock(), pytest.raises(RunError, match="another process is writing"), two.lock():
+        pass
+    with two.lock():
+        pass
+
+
+def test_a_torn_checkpoint_is_passed_over(tmp_path):
+    for step, state in ((9, "{}"), (10, "{}"), (11, "{to"), (12, None)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if state:
+            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
+    assert last_checkpoint(tmp_path).name == "checkpoint-10"
+    assert last_checkpoint(tmp_path / "none") is None
+
+
+def test_a_setting_that_came_later_counts_as_its_default(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.open({"alpha": 0.2})
+    run.check({"alpha": 0.2, "dtype": "float32"}, {"dtype": "float32", "alpha": 0.9})
+    with pytest.raises(RunError, match="dtype: 'float32' there, 'float16' asked"):
+        run.check({"alpha": 0.2, "dtype": "float16"}, {"dtype": "float32"})
+    with pytest.raises(RunError, match="dtype: None there"):
+        run.check({"alpha": 0.2, "dtype": "float32"})
