@@ -20,6 +20,7 @@ from hicra.figure_style import arm_name, save
 from hicra.frames import Study, load_study
 from hicra.runs import RunError, RunFolder, write_atomic
 from hicra.verdicts import interval
+from hicra.viewer import rollout_html, save_html
 
 
 class Entry(NamedTuple):
@@ -223,6 +224,11 @@ def build_gallery(
             f"## {number}\n\n![{claim}]({name}.png)\n\nThe claim: {claim}. Run records: "
             f"{', '.join(f'`{arm}-seed*`' for arm in arms)}. [SVG]({name}.svg)\n"
         )
+    if traced := [run for run in data.runs if run.path.name.startswith("hicra-seed")]:
+        rows = traced[0].read("rollouts.jsonl")
+        traces = [rollout_html(rows[0]), rollout_html(rows[-1])]
+        written.append(out / "fig13_traces.html")
+        save_html(traces, written[-1], title=data.study.world)
     for name, frame in {"table1_accuracy": accuracy_table(data.values), "verdicts": table}.items():
         write_atomic(out / f"{name}.csv", frame.round(4).to_csv(index=False))
         written.append(out / f"{name}.csv")
@@ -234,8 +240,8 @@ def build_gallery(
 GALLERY = """# Gallery
 
 Drawn by `make figures` from the {n} run records in `data/experiments` (made by `make experiments`), with no
-model. World: {world}. Each figure is laid out like the paper's of the same number. Fig. 6 and 13, marked
-traces, are HTML: notebook 04 makes them.
+model. World: {world}. Each figure is laid out like the paper's of the same number. Fig. 6 and 13, two marked
+traces of a HICRA run (its first and its last), are a page: [fig13_traces.html](fig13_traces.html).
 
 ## Verdicts
 

@@ -49,7 +49,7 @@ ALLOWED = {
     "figure_style": "runs verdicts",
     "figures": "figure_style verdicts",
     "control_figures": "figure_style figures verdicts",
-    "gallery": "claims control_figures figure_style figures frames runs verdicts",
+    "gallery": "claims control_figures figure_style figures frames runs verdicts viewer",
     "calibration": "frames launch profiles runs",
     "viewer": "runs",
     "annotation": "jsonl lexicon runs words",
