@@ -83,10 +83,8 @@ def unpack_gguf(file: Path, out: Path) -> None:
     model.config.__dict__.pop("quantization_config", None)
     model.hf_quantizer = None
     model.is_quantized = False
-    end = "<|im_end|>"  # ends a turn; the file names none of the two
-    tokenizer.eos_token = end
-    tokenizer.pad_token = tokenizer.pad_token if tokenizer.pad_token != end else None
-    tokenizer.pad_token = tokenizer.pad_token or "<|endoftext|>"
+    # The end of a turn ends a completion; padding must be another token.
+    tokenizer.eos_token, tokenizer.pad_token = "<|im_end|>", "<|endoftext|>"
     for config in (model.config, model.generation_config):
         config.eos_token_id, config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
     model.save_pretrained(out)
