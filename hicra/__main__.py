@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import os
 import signal
 import sys
 import time
@@ -13,96 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-
-def _overrides(text: str) -> dict:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise argparse.ArgumentTypeError(f"not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError("give a JSON object, such as '{\"steps\": 20}'")
-    return value
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="hicra", description="The HICRA study.")
-    commands = parser.add_subparsers(dest="command", required=True)
-
-    study = commands.add_parser("study", help="run the numbered notebooks")
-    study.add_argument("--figures", type=Path, default=Path("figures"))
-    study.add_argument("--only", nargs="+", metavar="NOTEBOOK", help="such as 04_figures")
-    study.add_argument("--runs", type=Path, default=Path("runs"))
-
-    train = commands.add_parser("train", help="train one arm and seed")
-    train.add_argument("--arm", required=True)
-    train.add_argument("--seed", type=int, required=True)
-    train.add_argument("--out", type=Path, required=True, help="the run's folder")
-
-    own = commands.add_parser(
-        "sandbox-lexicon", help="the paper's recipe on the base policy's solutions, and its placebo"
-    )
-    own.add_argument("--out", type=Path, default=Path("data/lexicons/sandbox.json"))
-
-    ready = commands.add_parser("preflight", help="is this machine ready for a profile")
-
-    for command in (study, train, own, ready):
-        command.add_argument("--profile", default="sandbox")
-        command.add_argument("--overrides", type=_overrides, default={}, metavar="JSON")
-
-    base = commands.add_parser("sandbox-base", help="train the sandbox's base policies")
-    base.add_argument("--out", type=Path, default=Path("data/sandbox"))
-
-    calibration = commands.add_parser("calibrate", help="GRPO on three seeds of the sandbox")
-    calibration.add_argument("--runs", type=Path, default=Path("runs"))
-    calibration.add_argument("--out", type=Path, default=Path("data/sandbox/calibration.csv"))
-
-    experiments = commands.add_parser("experiments", help="make the sandbox's runs that are missing")
-    experiments.add_argument("--conditions", nargs="+", metavar="NAME", help="default: all of them")
-    experiments.add_argument("--runs", type=Path, default=Path("runs/experiments"), help="runs under way")
-    experiments.add_argument("--records", type=Path, default=Path("data/experiments"), help="finished ones")
-    experiments.add_argument("--workers", type=int, default=os.cpu_count(), help="runs side by side")
-    experiments.add_argument("--overrides", type=_overrides, default={}, metavar="JSON")
-
-    figures = commands.add_parser("figures", help="every figure and verdict from the experiments' records")
-    figures.add_argument("--records", type=Path, default=Path("data/experiments"))
-    figures.add_argument("--claims", type=Path, default=Path("data/claims.yaml"))
-    figures.add_argument("--out", type=Path, default=Path("figures"))
-    commands.add_parser("cards", help="print the cards of the shipped lexicons")
-    _add_lexicon(commands)
-    _add_score(commands)
-    return parser
-
-
-def _add_lexicon(commands) -> None:
-    lexicon = commands.add_parser("lexicon", help="build a lexicon from a corpus of solutions")
-    source = {"nargs": "+", "metavar": "SOURCE", "help": "JSON Lines file, hub:owner/name, or run folder"}
-    lexicon.add_argument("--solutions", required=True, **source)
-    lexicon.add_argument("--background", **source)
-    lexicon.add_argument("--out", type=Path, required=True)
-    lexicon.add_argument("--preset", default="paper", help="paper, or hicra with --background")
-    lexicon.add_argument("--text-field", default="response")
-    lexicon.add_argument("--correct-field", help="without it every solution is taken as correct")
-    lexicon.add_argument(
-        "--one-per", metavar="FIELD", help="keep one solution for each value, such as question"
-    )
-    lexicon.add_argument(
-        "--after", default="", metavar="MARK", help="cut the text up to this, such as <think>"
-    )
-    lexicon.add_argument("--any-answer", action="store_true", help="keep solutions without a boxed answer")
-    lexicon.add_argument("--clustering", default="kmeans", help="kmeans or hdbscan")
-    lexicon.add_argument("--n-clusters", type=int)
-    lexicon.add_argument("--min-df", type=int, help="solutions that must hold an n-gram")
-    lexicon.add_argument("--seed", type=int, default=0)
-    lexicon.add_argument("--source", default="", help="where the solutions come from, and their licence")
-
-
-def _add_score(commands) -> None:
-    score = commands.add_parser("score-lexicon", help="score lexicons on labelled sentences")
-    score.add_argument("lexicons", nargs="+", metavar="LEXICON", help="a shipped name or a file")
-    score.add_argument("--labels", type=Path, required=True)
-    score.add_argument("--planning", nargs="+", metavar="LABEL", help="labels that count as planning")
-    score.add_argument("--out", type=Path, help="write the table as CSV as well")
-    score.add_argument("--classes", action="store_true", help="print the share marked of every label too")
+from hicra.arguments import make_parser
 
 
 def _lexicon(options) -> None:
@@ -193,6 +101,31 @@ def _preflight(options) -> None:
         print(f"{check.verdict:4} {check.name}: {check.found} {check.remedy}".rstrip())
 
 
+def _judge(options) -> None:
+    from hicra.judge import Failed, agreement, judge
+    from hicra.profiles import get_profile
+    from hicra.runs import RunFolder
+    from hicra.tasks import training_tasks
+
+    failures, exact = [], []
+    for folder in options.records:
+        run = RunFolder(folder)
+        settings = run.manifest()["settings"]
+        profile = get_profile(settings["name"], problem_set=settings["problem_set"])
+        n = settings["steps"] * settings["prompts_per_step"]
+        answers = {task.prompt: task.answer for task in training_tasks(profile, n, settings["seed"])}
+        for row in run.read("rollouts.jsonl"):
+            if row["error"]:
+                failures.append(Failed(row["prompt"], answers[row["prompt"]], row["completion"]))
+                exact.append(row["error"])
+    found = agreement(judge(failures, model=options.model, base_url=options.base_url), exact)
+    verdict = "trusted" if found.trusted else "not to be trusted"
+    print(
+        f"{options.model} on {found.n} failures: accuracy {found.accuracy:.2f}, kappa {found.kappa:.2f}, "
+        f"{found.unclear} unclear: {verdict}"
+    )
+
+
 def _figures(options) -> None:
     from hicra.experiments import CONDITIONS
     from hicra.gallery import build_gallery
@@ -259,13 +192,14 @@ COMMANDS = {
     "calibrate": _calibrate,
     "experiments": _experiments,
     "figures": _figures,
+    "judge": _judge,
     "preflight": _preflight,
 }
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; what a user can mend is one line on stderr and exit code 2."""
-    options = _parser().parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     command = COMMANDS[options.command]
     try:
         command(options)

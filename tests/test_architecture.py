@@ -52,6 +52,8 @@ ALLOWED = {
     "gallery": "claims control_figures figure_style figures frames runs verdicts viewer",
     "calibration": "frames launch profiles runs",
     "viewer": "runs",
+    "judge": "",
+    "arguments": "",
     "annotation": "jsonl lexicon runs words",
     "notebook": "training",
     "study": "launch paths runs",
