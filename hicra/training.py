@@ -7,6 +7,7 @@ not depend on what else the machine does, and several runs share the cores.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -18,7 +19,7 @@ from hicra.lexicon import Lexicon
 from hicra.paths import data_path
 from hicra.profiles import ARMS, DEFAULTS, Profile
 from hicra.replay import explain_failure, true_spans
-from hicra.runs import RunFolder, folder_sha256, sha256
+from hicra.runs import RunError, RunFolder, folder_sha256, sha256
 from hicra.sandbox import SandboxProblem
 from hicra.tasks import explainer, held_out_tasks, training_tasks
 
@@ -116,6 +117,9 @@ def train(profile: Profile, arm: str, seed: int, folder: Path | str) -> RunFolde
     made with other settings or being written by another process, ValueError for an unknown arm; all
     before anything is written.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # HicraMixin works data-parallel; the record of a run is still written by one process.
+        raise RunError("a recorded run has one process; several runs go side by side (hicra.launch)")
     run = RunFolder(folder)
     settings = run_settings(profile, arm, seed)
     run.check(settings, DEFAULTS)

@@ -137,6 +137,13 @@ def test_an_oracle_credits_other_tokens_and_is_observed_alike(runs, tmp_path, sm
     assert 0 < oracle["n_credit_changed"] != lexicon["n_credit_changed"] > 0
 
 
+def test_a_recorded_run_has_one_process(tmp_path, smoke, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RunError, match="one process"):
+        train(get_profile("sandbox", **smoke), "grpo", 0, tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_run_that_fails_shows_the_end_of_its_log(tmp_path, smoke):
     broken = tmp_path / "base"
     broken.mkdir()

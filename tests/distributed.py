@@ -1,0 +1,84 @@
+"""One step of HICRA on fixed rollouts, by as many processes as torch's launcher starts.
+
+    python -m torch.distributed.run --nproc_per_node 2 -m tests.distributed OUT
+
+Process r writes the advantages it trains on to OUT/r.pt. Its share of the batch splits a group, so they
+are right only where group statistics cross processes.
+"""
+
+import os
+import random
+import sys
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+
+from hicra import Lexicon, PlanningTagger, engine
+from hicra.paths import data_path
+from hicra.rewards import grade
+from hicra.sandbox import problems, worked_solution
+from hicra.trainer import HicraMixin
+
+from trl import GRPOConfig, GRPOTrainer  # isort: skip  (after Unsloth)
+
+GROUP, PROMPTS = 4, 3  # 12 completions: 6 a process, one and a half groups
+
+
+def fixed_rollouts(prompts, trainer):
+    """TRL's interface for rollouts made elsewhere: the batch's i-th completion is always the same."""
+    first = trainer.accelerator.process_index * len(prompts)
+    world = {p.prompt: p for p in problems(PROMPTS, 0)}
+    texts = [
+        worked_solution(world[prompt], random.Random(first + i)).text for i, prompt in enumerate(prompts)
+    ]
+    tokenizer = trainer.processing_class
+    return {
+        "prompt_ids": tokenizer(prompts)["input_ids"],
+        "completion_ids": [ids + [tokenizer.eos_token_id] for ids in tokenizer(texts)["input_ids"]],
+        "logprobs": None,
+    }
+
+
+class Recording(HicraMixin, GRPOTrainer):
+    def credit(self, batch):
+        advantages = super().credit(batch)
+        rows = [a[m.bool()] for a, m in zip(advantages, batch["completion_mask"], strict=True)]
+        torch.save(rows, OUT / f"{self.accelerator.process_index}.pt")
+        return advantages
+
+
+def verified(completions, answer, **_):
+    return [g.reward for g in grade(completions, answer)]
+
+
+if __name__ == "__main__":
+    OUT = Path(sys.argv[1])
+    model, tokenizer = engine.load_policy(data_path("sandbox/base"), lora_rank=0, seed=0)
+    arguments = GRPOConfig(
+        output_dir=str(OUT / "trainer"),
+        per_device_train_batch_size=GROUP * PROMPTS // int(os.environ["WORLD_SIZE"]),
+        num_generations=GROUP,
+        max_completion_length=96,
+        max_steps=1,
+        scale_rewards="none",
+        shuffle_dataset=False,
+        save_strategy="no",
+        report_to=[],
+        use_cpu=True,
+        ddp_backend="gloo",
+        bf16=False,
+        gradient_checkpointing=False,
+    )
+    Recording(
+        model=model,
+        processing_class=tokenizer,
+        args=arguments,
+        train_dataset=Dataset.from_list(
+            [{"prompt": p.prompt, "answer": p.answer} for p in problems(PROMPTS, 0)]
+        ),
+        reward_funcs=verified,
+        rollout_func=fixed_rollouts,
+        planning_tagger=PlanningTagger(Lexicon.load("sandbox"), tokenizer),
+        alpha=0.2,
+    ).train()

@@ -1,0 +1,29 @@
+"""Data parallel: two processes with gloo train on the advantages that one process would."""
+
+import os
+import subprocess
+import sys
+
+import torch
+
+
+def _advantages(root, out, processes):
+    """Per-token advantages of each completion, in order, from `processes` processes."""
+    out.mkdir()
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
+    command += [str(processes), "-m", "tests.distributed", str(out)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return [row for rank in range(processes) for row in torch.load(out / f"{rank}.pt", weights_only=True)]
+
+
+def test_two_processes_give_the_advantages_of_one(root, tmp_path):
+    one, two = (_advantages(root, tmp_path / str(n), n) for n in (1, 2))
+    assert len(one) == len(two) == 12
+    for single, double in zip(one, two, strict=True):
+        torch.testing.assert_close(single, double, rtol=0, atol=0)
+    # The middle group lies on both processes, and it does teach: its rewards differ.
+    middle = [row[0].item() for row in two[4:8]]
+    assert len(set(middle)) > 1
+    assert any(len(row.unique()) > 1 for row in two)  # planning tokens are credited differently
