@@ -133,7 +133,7 @@ def verdict_table(claims: Claims, table: pd.DataFrame) -> pd.DataFrame:
     """One row per claim: statistic, both intervals, verdict and note. `table` is `quantities`'."""
     told = ("id", "claim", "where", "paper")
     rows = [{k: c[k] for k in told} | _judge(c, table, claims.seeds) for c in claims.claims]
-    columns = [*told, "ours", "low", "high", "t_low", "t_high", "seeds", "verdict", "note"]
+    columns = [*told, "statistic", "ours", "low", "high", "t_low", "t_high", "seeds", "verdict", "note"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -141,12 +141,13 @@ def _judge(claim: Mapping, table: pd.DataFrame, wanted: int) -> dict:
     if "not_tested" in claim:
         return {"seeds": 0, "verdict": NOT_TESTED, "note": claim["not_tested"]}
     values = contrast(table, claim["quantity"], claim["of"])
+    terms = " ".join(f"{'+' if weight > 0 else '-'}{arm}" for arm, weight in claim["of"].items())
+    told = {"statistic": f"{claim['quantity']}: {terms}", "seeds": len(values)}
     if len(values) < wanted:
-        note = f"{len(values)} of {wanted} seeds have been run"
-        return {"seeds": len(values), "verdict": NOT_TESTED, "note": note}
+        return {**told, "verdict": NOT_TESTED, "note": f"{len(values)} of {wanted} seeds have been run"}
     low, high = bootstrap_interval(values)
-    mean, t_low, t_high, n = interval(values)
-    result = {"ours": mean, "low": low, "high": high, "t_low": t_low, "t_high": t_high, "seeds": n}
+    mean, t_low, t_high, _ = interval(values)
+    result = {**told, "ours": mean, "low": low, "high": high, "t_low": t_low, "t_high": t_high}
     verdict, note = decide(claim["rule"], min(low, t_low), max(high, t_high))
     return {**result, "verdict": verdict, "note": note}
 

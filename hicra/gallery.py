@@ -240,14 +240,17 @@ def build_gallery(
 GALLERY = """# Gallery
 
 Drawn by `make figures` from the {n} run records in `data/experiments` (made by `make experiments`), with no
-model. World: {world}. Each figure is laid out like the paper's of the same number. Fig. 6 and 13, two marked
-traces of a HICRA run (its first and its last), are a page: [fig13_traces.html](fig13_traces.html).
+model. World: {world}.
+
+Each figure is laid out like the paper's of the same number. Fig. 6 and 13, two marked traces of a HICRA run
+(its first and its last), are a page: [fig13_traces.html](fig13_traces.html).
 
 ## Verdicts
 
 By the rules of [data/claims.yaml](../data/claims.yaml), written before the runs. "Ours" is the mean over
 seeds, in brackets the 95 % paired bootstrap; a verdict asks the t-interval too
-([verdicts.csv](verdicts.csv)). Accuracies by arm: [table1_accuracy.csv](table1_accuracy.csv).
+([verdicts.csv](verdicts.csv)). A statistic is a quantity of `hicra/claims.py` and the arms it is added and
+subtracted over. Accuracies by arm: [table1_accuracy.csv](table1_accuracy.csv).
 
 {verdicts}
 
@@ -256,10 +259,13 @@ seeds, in brackets the 95 % paired bootstrap; a verdict asks the t-interval too
 
 def verdict_markdown(table: pd.DataFrame) -> str:
     """The verdict table as Markdown, short enough to read."""
-    lines = ["| claim | paper | ours | seeds | verdict |", "|---|---|---|---|---|"]
+    lines = ["| claim | paper | statistic | ours | seeds | verdict |", "|---|---|---|---|---|---|"]
     for row in table.itertuples():
         tested = pd.notna(row.ours)
         ours = f"{row.ours:+.3f} [{row.low:+.3f}, {row.high:+.3f}]" if tested else ""
         verdict = f"**{row.verdict}**" + (f": {row.note}" if row.note else "")
-        lines.append(f"| {row.claim} ({row.where}) | {row.paper} | {ours} | {row.seeds} | {verdict} |")
+        statistic = f"`{row.statistic}`" if pd.notna(row.statistic) else ""
+        lines.append(
+            f"| {row.claim} ({row.where}) | {row.paper} | {statistic} | {ours} | {row.seeds} | {verdict} |"
+        )
     return "\n".join(lines)

@@ -96,6 +96,7 @@ def test_a_rule_decides_from_the_interval(rule, low, high, verdict, note):
 def test_a_verdict_follows_from_the_runs(values):
     row = _verdict(values)
     assert row["ours"] == pytest.approx(0.1)
+    assert row["statistic"] == "final_accuracy: +hicra -grpo"
     assert row["verdict"] == REPLICATED
     assert _verdict(values, rule={"below": 0})["verdict"] == NOT_REPLICATED
     assert _verdict(values, of={"grpo": 1}, rule={"above": 0.49})["verdict"] == REPLICATED
