@@ -84,9 +84,9 @@ def final_accuracies(values: pd.DataFrame, world: str, *, arms: Sequence[str]) -
             ax.plot(points, np.full(len(points), row + 0.22), "o", ms=3, color=color, alpha=0.6)
             error = [[mean - low], [high - mean]] if n > 1 else None
             ax.errorbar(mean, row, xerr=error, fmt="D", ms=5, color=color, capsize=2)
-        ax.set(xlabel=label)
+        ax.set(xlabel=label, ylim=(len(arms) - 0.4, -0.6))  # the first arm on top
+        ax.locator_params(axis="x", nbins=5)
     axes[0, 0].set_yticks(range(len(arms)), [arm_name(arm) for arm in arms])
-    axes[0, 0].invert_yaxis()
     axes[0, 1].axvline(0, color="0.5", lw=0.8)
     return figure
 
