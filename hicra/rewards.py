@@ -80,9 +80,6 @@ def _last_box(text: str) -> str | None:
     return text[best:end] if best >= 0 else None
 
 
-# --- verdicts that need no worker ------------------------------------------------------------------
-
-
 def _quick(gold: str, answer: str) -> str | None:
     """A verdict without math-verify: equal text, two plain numbers, or a hopeless answer."""
     if gold == answer:

@@ -52,9 +52,6 @@ class WorkedSolution:
     correct: bool
 
 
-# --- strategies -----------------------------------------------------------------------------------
-
-
 def _split(a: int, b: int) -> Program:
     tens, ones = a - a % 10, a % 10
     high = yield f"{tens} times {b}", tens * b
@@ -193,9 +190,6 @@ EQUALS = ("makes", "is", "gives")
 CONCLUSIONS = ("So the answer is", "Which gives us", "And that leaves", "The result is then")
 
 
-# --- problems -------------------------------------------------------------------------------------
-
-
 def _numbers(family: str, rng: random.Random) -> tuple[int, ...]:
     if family == "product":
         return rng.randint(12, 99), rng.randint(3, 9)
@@ -243,9 +237,6 @@ def problems(n: int, seed: int, *, held_out: bool = False) -> list[SandboxProble
             found.append(problem)
             seen.add(problem)
     return found
-
-
-# --- worked solutions -----------------------------------------------------------------------------
 
 
 class _Writer:
