@@ -113,7 +113,12 @@ def prediction(predictor: pd.Series, reward: pd.Series) -> float:
 
 def load_claims(path: Path | str) -> Claims:
     """The claims file. Raises ClaimError for an unknown rule, a missing field or an id given twice."""
-    record = yaml.safe_load(Path(path).read_text())
+    try:
+        record = yaml.safe_load(Path(path).read_text())
+    except yaml.YAMLError as error:
+        raise ClaimError(f"{path} is not YAML ({error}); restore it") from error
+    if not isinstance(record, dict) or not {"claims", "seeds"} <= set(record):
+        raise ClaimError(f"{path} must name `seeds` and `claims`; restore it")
     seen: set[str] = set()
     for claim in record["claims"]:
         name = claim.get("id", "without id")

@@ -148,3 +148,10 @@ def test_a_claims_file_that_cannot_be_used_is_named(tmp_path, text, message):
     (tmp_path / "claims.yaml").write_text(f"seeds: 5\nclaims:\n- {text}\n")
     with pytest.raises(ClaimError, match=message):
         load_claims(tmp_path / "claims.yaml")
+
+
+@pytest.mark.parametrize("text", ["claims: [", "just a text", "claims: []"])
+def test_a_torn_claims_file_is_named(tmp_path, text):
+    (tmp_path / "claims.yaml").write_text(text)
+    with pytest.raises(ClaimError, match=r"claims.yaml .*restore it"):
+        load_claims(tmp_path / "claims.yaml")
