@@ -116,7 +116,7 @@ def load_claims(path: Path | str) -> Claims:
     try:
         record = yaml.safe_load(Path(path).read_text())
     except yaml.YAMLError as error:
-        raise ClaimError(f"{path} is not YAML ({error}); restore it") from error
+        raise ClaimError(f"{path} is not YAML ({' '.join(str(error).split())}); restore it") from error
     if not isinstance(record, dict) or not {"claims", "seeds"} <= set(record):
         raise ClaimError(f"{path} must name `seeds` and `claims`; restore it")
     seen: set[str] = set()
