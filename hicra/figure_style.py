@@ -80,7 +80,7 @@ def canvas(
     plt.close(figure)  # pyplot keeps no reference; notebooks show the returned figure, once
     figure.suptitle(f"{title}\n", x=0.01, ha="left", fontsize=11, fontweight="bold")
     figure.text(0.01, 1 - 0.3 / height, world, va="top", fontsize=8.5, style="italic")
-    figure.supxlabel(fill(note, 135), x=0.01, ha="left", fontsize=7.5, color="0.25")
+    figure.supxlabel(fill(note, 118), x=0.01, ha="left", fontsize=7.5, color="0.25")
     return figure, axes
 
 
