@@ -43,6 +43,20 @@ def base_folder(profile: Profile) -> Path | str:
     return data_path(profile.base)
 
 
+def load_base(profile: Profile, *, lora_rank: int, seed: int):
+    """Model and tokenizer of the profile's base, as engine.load_policy gives them."""
+    from hicra import engine
+
+    return engine.load_policy(
+        base_folder(profile),
+        lora_rank=lora_rank,
+        seed=seed,
+        max_length=profile.max_length,
+        dtype=profile.dtype,
+        load_in_4bit=profile.load_in_4bit,
+    )
+
+
 def _unpacked(package: str) -> Path:
     spec = importlib.util.find_spec(package)
     files = sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf")) if spec else []

@@ -7,16 +7,14 @@ order, so differences are paired.
 
 from __future__ import annotations
 
-import shutil
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from hicra.launch import Job, train_all
-from hicra.paths import data_path
 from hicra.profiles import DEFAULTS, Profile, get_profile
-from hicra.runs import RECORDS, RunFolder
+from hicra.runs import RECORDS, RunFolder, write_atomic
 from hicra.training import run_settings
 
 SEEDS = (10, 11, 12, 13, 14)  # unused before; calibration and settings saw others
@@ -105,9 +103,8 @@ def run_experiments(
 def export(run: RunFolder, records: Path) -> Path:
     """Copy a finished run's record, and nothing else of it; the manifest last, so it is whole or not."""
     target = records / run.path.name
-    target.mkdir(parents=True, exist_ok=True)
     for name in reversed(KEPT):
-        shutil.copyfile(run.path / name, target / name)
+        write_atomic(target / name, (run.path / name).read_bytes())
     return target
 
 
@@ -119,8 +116,3 @@ def forecast(records: Path, missing: int, total: int, workers: int) -> str:
         return line
     hours = missing * statistics.median(walls) / workers / 3600
     return f"{line}: about {hours:.1f} h, {workers} side by side"
-
-
-def records_path() -> Path:
-    """The committed run records of the experiments."""
-    return data_path("experiments")

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from hicra.bases import base_folder
+from hicra.bases import base_folder, load_base
 from hicra.lexicon import Lexicon
 from hicra.paths import PACKAGE
 from hicra.profiles import Profile
@@ -116,16 +116,13 @@ def check_model(profile: Profile) -> Iterator[Check]:
 
     from hicra import engine
 
-    base = base_folder(profile)
-    config = AutoConfig.from_pretrained(base)
+    config = AutoConfig.from_pretrained(base_folder(profile))
     needed, free = memory_bytes(config, profile), engine.free_memory()
     short = "lower prompts_per_step, group_size or max_completion_length" if needed > free else ""
     yield Check("memory", f"about {needed / GB:.1f} GB needed, {free / GB:.1f} GB free", short)
     if short:
         return
-    model, tokenizer = engine.load_policy(
-        base, lora_rank=0, seed=0, max_length=profile.max_length, dtype=profile.dtype
-    )
+    model, tokenizer = load_base(profile, lora_rank=0, seed=0)
     yield check_tokenizer(profile, tokenizer)
     yield from check_rollouts(profile, model, tokenizer)
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from hicra.bases import base_folder
+from hicra.bases import base_folder, load_base
 from hicra.lexicon import Lexicon
 from hicra.planning import PlanningTagger, SpanTagger
 from hicra.profiles import Profile
@@ -28,9 +28,7 @@ def base_rollouts(profile: Profile, n: int, seed: int) -> list[Rollout]:
     """`n` solutions of training problems by the profile's base policy at its sampling temperature."""
     from hicra import engine
 
-    model, tokenizer = engine.load_policy(
-        base_folder(profile), lora_rank=0, seed=seed, max_length=profile.max_length, dtype=profile.dtype
-    )
+    model, tokenizer = load_base(profile, lora_rank=0, seed=seed)
     generate = engine.text_generator(
         model,
         tokenizer,

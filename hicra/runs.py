@@ -115,6 +115,9 @@ class RunFolder:
         if self.manifest_path.exists():
             return
         manifest = {"format": FORMAT, "settings": settings, **context, "state": "running"}
+        self._write_manifest(manifest)
+
+    def _write_manifest(self, manifest: dict) -> None:
         write_atomic(self.manifest_path, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
 
     @property
@@ -138,9 +141,7 @@ class RunFolder:
         """Put a remark about the run into its manifest; status lines show it."""
         manifest = self.manifest()
         notices = list(dict.fromkeys([*manifest.get("notices", []), text]))  # once, also after a resume
-        write_atomic(
-            self.manifest_path, json.dumps({**manifest, "notices": notices}, indent=1, sort_keys=True) + "\n"
-        )
+        self._write_manifest({**manifest, "notices": notices})
 
     def notices(self) -> list[str]:
         return self.manifest().get("notices", []) if self.manifest_path.exists() else []
@@ -185,7 +186,7 @@ class RunFolder:
             write_atomic(self.path / f"{name}.gz", gzip.compress(data, mtime=0))
         sums = {n: file_sha256(self.path / f"{n}.gz") for n in RECORDS}
         manifest = {**self.manifest(), **results, "state": "finished", "sha256": sums}
-        write_atomic(self.manifest_path, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+        self._write_manifest(manifest)
         for name in RECORDS:
             (self.path / name).unlink()
 

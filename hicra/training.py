@@ -14,7 +14,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from hicra.bases import base_folder
+from hicra.bases import load_base
 from hicra.lexicon import Lexicon
 from hicra.paths import data_path
 from hicra.profiles import ARMS, DEFAULTS, Profile
@@ -195,14 +195,7 @@ def _make_trainer(profile: Profile, arm: str, seed: int, run: RunFolder):
     from hicra.recorder import Recorder
     from hicra.trainer import RecordCallback, StudyMixin
 
-    model, tokenizer = engine.load_policy(
-        base_folder(profile),
-        lora_rank=profile.lora_rank,
-        seed=seed,
-        max_length=profile.max_length,
-        dtype=profile.dtype,
-        load_in_4bit=profile.load_in_4bit,
-    )
+    model, tokenizer = load_base(profile, lora_rank=profile.lora_rank, seed=seed)
     recorder = Recorder(
         run,
         lexicon=Lexicon.load(profile.lexicon),

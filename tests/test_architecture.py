@@ -42,7 +42,7 @@ ALLOWED = {
     "preflight": "bases engine lexicon paths planning profiles rewards tasks training",
     "launch": "bases profiles runs training",
     "placebo": "lexicon words",
-    "experiments": "launch paths profiles runs training",
+    "experiments": "launch profiles runs training",
     "claims": "verdicts",
     "frames": "dynamics lexicon runs",
     "verdicts": "",
