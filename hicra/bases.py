@@ -54,6 +54,7 @@ def load_base(profile: Profile, *, lora_rank: int, seed: int):
         max_length=profile.max_length,
         dtype=profile.dtype,
         load_in_4bit=profile.load_in_4bit,
+        gradient_checkpointing=profile.gradient_checkpointing,
     )
 
 
@@ -78,7 +79,13 @@ def _warm_start(profile: Profile, out: Path) -> Path:
     from trl import SFTConfig, SFTTrainer  # isort: skip
 
     base = base_folder(replace(profile, warm_start_steps=0))
-    model, tokenizer = engine.load_policy(base, lora_rank=RANK, seed=0, max_length=profile.max_length)
+    model, tokenizer = engine.load_policy(
+        base,
+        lora_rank=RANK,
+        seed=0,
+        max_length=profile.max_length,
+        gradient_checkpointing=profile.gradient_checkpointing,
+    )
     n = profile.warm_start_steps * profile.warm_start_batch
     rows = [
         {"prompt": profile.prompt_template.format(problem=problem.problem), "completion": text}

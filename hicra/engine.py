@@ -35,6 +35,7 @@ def load_policy(
     max_length: int = 256,
     dtype: str = "float32",
     load_in_4bit: bool = False,
+    gradient_checkpointing: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model and tokenizer of `base`, a folder or a Hub id, with a LoRA adapter unless `lora_rank` is 0.
 
@@ -43,12 +44,14 @@ def load_policy(
     local = isinstance(base, Path)
     if local and not (base / "config.json").exists():
         raise FileNotFoundError(f"no model in {base}; `make sandbox-base` trains the sandbox's")
+    recompute = "unsloth" if gradient_checkpointing else False
     model, tokenizer = unsloth.FastLanguageModel.from_pretrained(
         str(base),
         max_seq_length=max_length,
         dtype=getattr(torch, dtype),
         load_in_4bit=load_in_4bit,
         full_finetuning=lora_rank == 0,
+        use_gradient_checkpointing=recompute,
         local_files_only=local,
     )
     if lora_rank:
@@ -58,7 +61,7 @@ def load_policy(
             lora_alpha=lora_rank,
             target_modules=LORA_TARGETS,
             random_state=seed,
-            use_gradient_checkpointing=False,
+            use_gradient_checkpointing=recompute,
         )
     tokenizer.padding_side = "left"
     return model, tokenizer

@@ -48,6 +48,7 @@ class Profile:
     lora_rank: int = 0  # 0: all weights are trained
     dtype: str = "float32"
     load_in_4bit: bool = False
+    gradient_checkpointing: bool = False  # saves memory, costs about a quarter of a step
     # a supervised start on worked solutions, for a model that does not know the answer's format
     warm_start_steps: int = 0
     warm_start_learning_rate: float = 2e-4
@@ -103,6 +104,7 @@ PROFILES = {
         max_completion_length=96,
         prompt_template="<|im_start|>user\n{problem}<|im_end|>\n<|im_start|>assistant\n",
         lora_rank=16,
+        gradient_checkpointing=True,
         learning_rate=5e-5,
         warm_start_steps=120,
         eval_problems=64,

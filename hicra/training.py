@@ -25,7 +25,7 @@ from hicra.tasks import explainer, held_out_tasks, training_tasks
 
 PACKAGES = ("torch", "transformers", "trl", "unsloth", "numpy")
 # Settings that change a run's cost or keeping, not its numbers.
-NOT_DECISIVE = ("seeds", "checkpoint_every", "rollouts_kept")
+NOT_DECISIVE = ("seeds", "checkpoint_every", "rollouts_kept", "gradient_checkpointing")
 LEXICON = ("lexicon_rollouts", "lexicon_clusters", "lexicon_min_df")  # the lexicon's hash counts
 
 
@@ -104,7 +104,7 @@ def grpo_config(profile: Profile, arm: str, seed: int, out: Path):
         use_cpu=not engine.has_gpu(),
         bf16=profile.dtype == "bfloat16",
         fp16=profile.dtype == "float16",
-        gradient_checkpointing=False,
+        gradient_checkpointing=False,  # the engine's affair
         dataloader_pin_memory=False,
         seed=seed,
     )
