@@ -7,7 +7,7 @@ Answers are rows of a JSON Lines file; each names its annotator, so that others 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from html import escape
 from itertools import combinations
 from pathlib import Path
@@ -44,28 +44,51 @@ def draw_items(lexicon: Lexicon, texts: Sequence[str], n: int, seed: int = 0) ->
     the texts hold fewer than `n` different phrases of either kind.
     """
     rng = random.Random(seed)
-    grams: dict[str, list[Item]] = {}
-    others: dict[str, list[Item]] = {}
+    found: dict[str, dict[str, list[Item]]] = {"gram": {}, "other": {}}
     for text in texts:
-        matches = lexicon.find(text)
-        for match in matches:
-            grams.setdefault(match.gram, []).append(_item("gram", text, match.start, match.end))
-        size = rng.choice([m.gram.count(" ") + 1 for m in matches]) if matches else 3
-        for run in segments(text):
-            for i in range(len(run) - size + 1):
-                start, end = run[i].start, run[i + size - 1].end
-                if not any(m.start < end and m.end > start for m in matches):
-                    phrase = " ".join(w.text for w in run[i : i + size])
-                    others.setdefault(phrase, []).append(_item("other", text, start, end))
+        for kind, phrase, start, end in _phrases(lexicon, text, rng):
+            found[kind].setdefault(phrase, []).append(_item(kind, text, start, end))
     items = []
-    for kind, found in (("Strategic Grams", grams), ("other n-grams", others)):
-        if len(found) < n:
+    for kind, name in (("gram", "Strategic Grams"), ("other", "other n-grams")):
+        by_phrase = found[kind]
+        if len(by_phrase) < n:
             raise ValueError(
-                f"the texts hold {len(found)} different {kind}, fewer than n={n}; give more texts"
+                f"the texts hold {len(by_phrase)} different {name}, fewer than n={n}; give more texts"
             )
-        items += [rng.choice(found[phrase]) for phrase in rng.sample(sorted(found), n)]
+        items += [rng.choice(by_phrase[phrase]) for phrase in rng.sample(sorted(by_phrase), n)]
     rng.shuffle(items)
     return items
+
+
+def _phrases(lexicon: Lexicon, text: str, rng: random.Random) -> Iterator[tuple[str, str, int, int]]:
+    """(kind, phrase, start, end) of every match, and of every n-gram that shares no word with one."""
+    matches = lexicon.find(text)
+    yield from (("gram", m.gram, m.start, m.end) for m in matches)
+    size = rng.choice([m.gram.count(" ") + 1 for m in matches]) if matches else 3
+    for run in segments(text):
+        for i in range(len(run) - size + 1):
+            start, end = run[i].start, run[i + size - 1].end
+            if not any(m.start < end and m.end > start for m in matches):
+                yield "other", " ".join(w.text for w in run[i : i + size]), start, end
+
+
+def judged_by_truth(
+    lexicon: Lexicon, texts: Sequence[str], true_spans: Callable[[str], Sequence], seed: int = 0
+) -> pd.DataFrame:
+    """Table 2 with the world's own truth as the judge: per kind, phrases and the share that is strategic.
+
+    `true_spans(text)` gives the (start, end, ...) of planning in `text`. A phrase is strategic where most of
+    its occurrences lie within one of them for more than half of their characters.
+    """
+    rng, votes = random.Random(seed), {}
+    for text in texts:
+        spans = [span[:2] for span in true_spans(text)]
+        for kind, phrase, start, end in _phrases(lexicon, text, rng):
+            inside = max((min(end, e) - max(start, s) for s, e in spans), default=0)
+            votes.setdefault((kind, phrase), []).append(2 * inside > end - start)
+    rows = [(kind, 2 * sum(said) > len(said)) for (kind, _), said in votes.items()]
+    table = pd.DataFrame(rows, columns=["kind", "strategic"]).groupby("kind")
+    return table.agg(phrases=("strategic", "size"), strategic=("strategic", "mean")).reset_index()
 
 
 def _item(kind: str, text: str, start: int, end: int) -> Item:

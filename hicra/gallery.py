@@ -15,9 +15,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from hicra import control_figures, figures
+from hicra.annotation import judged_by_truth
 from hicra.claims import load_claims, quantities, verdict_table
 from hicra.figure_style import arm_name, save
 from hicra.frames import Study, load_study
+from hicra.lexicon import Lexicon
+from hicra.replay import true_spans
 from hicra.runs import RunError, RunFolder, write_atomic
 from hicra.verdicts import interval
 from hicra.viewer import rollout_html, save_html
@@ -61,6 +64,7 @@ def _curves(columns: Sequence[str], title: str) -> Callable[[Study, tuple[str, .
     return lambda s, arms: control_figures.curves(*s, columns=columns, arms=arms, title=title)
 
 
+PAPER_TABLE_2 = {"gram": 0.86, "other": 0.12}  # shares that people called strategic
 PAIR = ("grpo", "hicra")
 GRID = ("grpo", "hicra", "weak-grpo", "weak-hicra")
 ENTRIES = (
@@ -208,6 +212,19 @@ def accuracy_table(values: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def strategic_table(runs: Sequence[RunFolder]) -> pd.DataFrame:
+    """Table 2's counterpart: Strategic Grams and other n-grams of GRPO's kept rollouts, judged by the world.
+
+    The paper asked people; their answers stand beside ours, which are exact and need nobody.
+    """
+    plain = [run for run in runs if run.path.name.startswith("grpo-seed")]
+    texts = [row["completion"] for run in plain for row in run.read("rollouts.jsonl")]
+    lexicons = {run.manifest()["settings"]["lexicon"] for run in plain}
+    tables = [judged_by_truth(Lexicon.load(name), texts, true_spans) for name in sorted(lexicons)]
+    table = pd.concat(tables) if tables else pd.DataFrame(columns=["kind", "phrases", "strategic"])
+    return table.assign(paper=table["kind"].map(PAPER_TABLE_2))
+
+
 def build_gallery(
     records: Path | str, claims: Path | str, out: Path | str, order: Sequence[str]
 ) -> list[Path]:
@@ -229,7 +246,12 @@ def build_gallery(
         traces = [rollout_html(rows[0]), rollout_html(rows[-1])]
         written.append(out / "fig13_traces.html")
         save_html(traces, written[-1], title=data.study.world)
-    for name, frame in {"table1_accuracy": accuracy_table(data.values), "verdicts": table}.items():
+    tables = {
+        "table1_accuracy": accuracy_table(data.values),
+        "table2_strategic": strategic_table(data.runs),
+        "verdicts": table,
+    }
+    for name, frame in tables.items():
         write_atomic(out / f"{name}.csv", frame.round(4).to_csv(index=False))
         written.append(out / f"{name}.csv")
     text = GALLERY.format(world=data.study.world, n=len(data.runs), verdicts=verdict_markdown(table))
@@ -250,7 +272,8 @@ Each figure is laid out like the paper's of the same number. Fig. 6 and 13, two 
 By the rules of [data/claims.yaml](../data/claims.yaml), written before the runs. "Ours" is the mean over
 seeds, in brackets the 95 % paired bootstrap; a verdict asks the t-interval too
 ([verdicts.csv](verdicts.csv)). A statistic is a quantity of `hicra/claims.py` and the arms it is added and
-subtracted over. Accuracies by arm: [table1_accuracy.csv](table1_accuracy.csv).
+subtracted over. Accuracies by arm: [table1_accuracy.csv](table1_accuracy.csv). Table 2, with the world's
+exact spans as the judge instead of people: [table2_strategic.csv](table2_strategic.csv).
 
 {verdicts}
 

@@ -39,21 +39,21 @@ def step_row(step, *, up=0.0):
     }
 
 
-def rollout_row(step):
+def rollout_row(step, completion="aba"):
     tokens = ["a", "b", "a"]
     marks = {"planning": [1, 0, 0], "logp": [-0.1] * 3, "entropy": [0.1, 0.9, 0.2]}
-    told = {"step": step, "prompt": "p", "completion": "aba", "reason": "right", "error": None}
+    told = {"step": step, "prompt": "p", "completion": completion, "reason": "right", "error": None}
     return {**told, "tokens": tokens, **marks}
 
 
-def write_record(root, arm, seed, *, accuracy=0.5, settings=None):
+def write_record(root, arm, seed, *, accuracy=0.5, settings=None, completion="aba"):
     """A finished run of STEPS steps, evaluated at 0 (0.4) and at the end (`accuracy`)."""
     run = RunFolder(root / f"{arm}-seed{seed}")
     own = {"arm": arm, "seed": seed, "steps": STEPS, "lexicon": "sandbox", "lexicon_sha256": "x"}
     run.open(settings or own, world="sandbox: a test, not a language model")
     for step in range(STEPS):
         run.append("steps.jsonl", step_row(step, up=accuracy - 0.5))
-        run.append("rollouts.jsonl", rollout_row(step))
+        run.append("rollouts.jsonl", rollout_row(step, completion))
     for step, value in ((0, 0.4), (STEPS, accuracy)):
         errors = {"planning": 1, "execution": 1}
         row = {"accuracy": value, "n": 8, "mean_length": 10.0, "pass_at_8": None, "errors": errors}

@@ -2,7 +2,15 @@
 
 import pytest
 
-from hicra.annotation import agreement, draw_items, form, item_html, read_answers, save_answer
+from hicra.annotation import (
+    agreement,
+    draw_items,
+    form,
+    item_html,
+    judged_by_truth,
+    read_answers,
+    save_answer,
+)
 from hicra.lexicon import Lexicon
 
 LEXICON = Lexicon.from_grams(["let me check", "wait a minute", "we could instead"])
@@ -26,6 +34,20 @@ def test_items_are_grams_and_others_in_their_context():
     assert [i.kind for i in items] != sorted(i.kind for i in items)
     with pytest.raises(ValueError, match="3 different Strategic Grams, fewer than n=4"):
         draw_items(LEXICON, TEXTS, 4)
+
+
+def test_the_worlds_truth_as_the_judge_by_hand():
+    texts = [TEXTS[0], TEXTS[0], "Wait a minute: two and three."]
+
+    def truth(text):
+        """The whole first gram, and 6 of the second's 13 characters; "two and three" in the last text."""
+        return [(0, 12, "plan")] if text.startswith("Let") else [(7, 13, "plan"), (15, 28, "plan")]
+
+    table = judged_by_truth(LEXICON, texts, truth).set_index("kind")
+    assert table.loc["gram"].tolist() == [2, 0.5]
+    # six 3-grams of "the sum of two and three is five"; "two and three" is planning in one text of three
+    assert table.loc["other"].tolist() == [6, 0.0]
+    assert judged_by_truth(LEXICON, texts[2:], truth).set_index("kind").loc["other"].tolist() == [1, 1.0]
 
 
 def test_text_is_escaped():

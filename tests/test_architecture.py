@@ -49,7 +49,9 @@ ALLOWED = {
     "figure_style": "runs verdicts",
     "figures": "figure_style verdicts",
     "control_figures": "figure_style figures verdicts",
-    "gallery": "claims control_figures figure_style figures frames runs verdicts viewer",
+    "gallery": (
+        "annotation claims control_figures figure_style figures frames lexicon replay runs verdicts viewer"
+    ),
     "calibration": "frames launch profiles runs",
     "viewer": "runs",
     "judge": "",

@@ -5,6 +5,7 @@ import pytest
 
 from hicra import gallery
 from hicra.__main__ import main
+from hicra.lexicon import Lexicon
 from hicra.runs import RunError
 from tests.records import GRAMS, STEPS, write_record
 
@@ -57,6 +58,16 @@ def test_occurrences_are_summed_over_runs(records):
     counts = gallery.occurrences(runs, "grpo")
     assert counts["tokens"] == {"a": 2 * 2 * STEPS, "b": 2 * STEPS}
     assert counts["Strategic Grams"][GRAMS[0]] == 2 * 4 * STEPS
+
+
+def test_table_2_judges_by_the_worlds_truth(tmp_path):
+    # Every gram of the lexicon lies in the plan, all but the last three words of the text.
+    text = "We know that we can take the tens and ones apart. Two and three."
+    table = gallery.strategic_table([write_record(tmp_path, "grpo", 10, completion=text)]).set_index("kind")
+    assert table["phrases"].to_dict() == {"gram": len(Lexicon.load("sandbox").find(text)), "other": 1}
+    assert table["strategic"].to_dict() == {"gram": 1.0, "other": 0.0}
+    assert table["paper"].to_dict() == {"gram": 0.86, "other": 0.12}
+    assert gallery.strategic_table([]).empty
 
 
 def test_no_record_is_an_error_and_writes_nothing(root, tmp_path, capsys):
