@@ -101,6 +101,14 @@ def _preflight(options) -> None:
         print(f"{check.verdict:4} {check.name}: {check.found} {check.remedy}".rstrip())
 
 
+def _benchmarks(options) -> None:
+    from hicra.benchmarks import score_run
+
+    for folder in options.folders:
+        table = score_run(folder, use_vllm=options.vllm, **options.overrides)
+        print(f"{folder}\n{table.to_string(index=False)}")
+
+
 def _judge(options) -> None:
     from hicra.judge import Failed, agreement, judge
     from hicra.profiles import get_profile
@@ -194,6 +202,7 @@ COMMANDS = {
     "figures": _figures,
     "judge": _judge,
     "preflight": _preflight,
+    "benchmarks": _benchmarks,
 }
 
 

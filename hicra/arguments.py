@@ -43,6 +43,11 @@ def make_parser() -> argparse.ArgumentParser:
         command.add_argument("--profile", default="sandbox")
         command.add_argument("--overrides", type=_overrides, default={}, metavar="JSON")
 
+    scored = commands.add_parser("benchmarks", help="score finished runs on their benchmarks")
+    scored.add_argument("folders", type=Path, nargs="+", metavar="RUN", help="run folders")
+    scored.add_argument("--vllm", action="store_true", help="generate by vLLM, where it is installed")
+    scored.add_argument("--overrides", type=_overrides, default={}, metavar="JSON")
+
     base = commands.add_parser("sandbox-base", help="train the sandbox's base policies")
     base.add_argument("--out", type=Path, default=Path("data/sandbox"))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,10 @@ from pathlib import Path
 from hicra.paths import data_path
 from hicra.profiles import Profile
 from hicra.runs import canonical, sha256
-from hicra.tasks import worked_pairs
+from hicra.tasks import prompt_text, worked_pairs
 
 WARM_START = ("base", "prompt_template", "warm_start_steps", "warm_start_learning_rate", "warm_start_batch")
+MODEL_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 RANK = 16  # of the warm start's adapter, which is merged into the weights
 
 
@@ -27,10 +29,11 @@ def cache_root() -> Path:
     return Path(os.environ.get("HICRA_CACHE") or Path(base) / "hicra")
 
 
-def base_folder(profile: Profile) -> Path | str:
-    """The model folder (or Hub id) from which the profile's runs start; made first where it must be.
+def base_folder(profile: Profile) -> Path:
+    """The model folder from which the profile's runs start; made or fetched first where it must be.
 
-    Raises FileNotFoundError for a package or folder that is not there.
+    Raises FileNotFoundError for a package or folder that is not there, ValueError for a model on the Hub
+    without its commit.
     """
     if profile.warm_start_steps:
         recipe = {name: getattr(profile, name) for name in WARM_START}
@@ -39,11 +42,11 @@ def base_folder(profile: Profile) -> Path | str:
     if profile.base.startswith("package:"):
         return _unpacked(profile.base.removeprefix("package:"))
     if profile.base.startswith("hub:"):
-        return profile.base.removeprefix("hub:")
+        return _from_hub(profile.base.removeprefix("hub:"))
     return data_path(profile.base)
 
 
-def load_base(profile: Profile, *, lora_rank: int, seed: int):
+def load_base(profile: Profile, *, lora_rank: int, seed: int, vllm: bool = False):
     """Model and tokenizer of the profile's base, as engine.load_policy gives them."""
     from hicra import engine
 
@@ -51,11 +54,25 @@ def load_base(profile: Profile, *, lora_rank: int, seed: int):
         base_folder(profile),
         lora_rank=lora_rank,
         seed=seed,
+        vllm=vllm,
         max_length=profile.max_length,
         dtype=profile.dtype,
         load_in_4bit=profile.load_in_4bit,
         gradient_checkpointing=profile.gradient_checkpointing,
     )
+
+
+def _from_hub(name: str) -> Path:
+    """The folder of OWNER/NAME@COMMIT, from the Hub or its cache."""
+    from huggingface_hub import snapshot_download
+
+    model, _, revision = name.partition("@")
+    if not re.fullmatch(r"[0-9a-f]{40}", revision):
+        raise ValueError(
+            f"base hub:{name} is pinned to no commit; write hub:{model}@ and the 40 hexadecimal digits from "
+            f"https://huggingface.co/{model}/commits/main"
+        )
+    return Path(snapshot_download(model, revision=revision, allow_patterns=MODEL_FILES))
 
 
 def _unpacked(package: str) -> Path:
@@ -88,7 +105,7 @@ def _warm_start(profile: Profile, out: Path) -> Path:
     )
     n = profile.warm_start_steps * profile.warm_start_batch
     rows = [
-        {"prompt": profile.prompt_template.format(problem=problem.problem), "completion": text}
+        {"prompt": prompt_text(profile, problem.problem), "completion": text}
         for problem, text in worked_pairs(n, seed=0)
     ]
     with tempfile.TemporaryDirectory() as log:

@@ -20,7 +20,7 @@ from hicra.lexicon import Lexicon
 from hicra.paths import PACKAGE
 from hicra.profiles import Profile
 from hicra.rewards import grade
-from hicra.tasks import training_tasks
+from hicra.tasks import clean_problems, training_tasks
 from hicra.training import PACKAGES
 
 SAMPLED = 32  # rollouts
@@ -50,7 +50,7 @@ def preflight(profile: Profile) -> list[Check]:
 
     Raises ValueError with what was found and what to change, where the machine is not ready.
     """
-    checks = [check_versions(), check_device(profile), check_gold(profile)]
+    checks = [check_versions(), check_device(profile), check_problems(profile), check_gold(profile)]
     _refuse(profile, checks)
     checks += check_model(profile)
     _refuse(profile, checks)
@@ -91,15 +91,29 @@ def check_device(profile: Profile) -> Check:
     """The profile's dtype and quantisation against the device's abilities."""
     import torch
 
+    from hicra import engine
+
     if not torch.cuda.is_available():
         found = f"no GPU, {os.cpu_count()} cores"
-        needs = profile.load_in_4bit or profile.dtype == "float16"
-        return Check("device", found, "4-bit and float16 need a GPU; set dtype to float32" if needs else "")
+        needs = profile.load_in_4bit or profile.vllm or profile.dtype == "float16"
+        remedy = "4-bit, float16 and vllm need a GPU; set dtype to float32 and vllm to false" if needs else ""
+        return Check("device", found, remedy)
+    if profile.vllm and not engine.has_vllm():
+        return Check("device", "no vLLM", "install environment.yml, or set vllm to false")
     major, minor = torch.cuda.get_device_capability()
     found = f"{torch.cuda.get_device_name()}, compute capability {major}.{minor}"
     if profile.dtype == "bfloat16" and major < 8:
         return Check("device", found, "bfloat16 needs compute capability 8.0; set dtype to float16")
     return Check("device", found)
+
+
+def check_problems(profile: Profile) -> Check:
+    """Training problems that stand in a benchmark are left out; how many."""
+    if profile.problem_set == "sandbox":
+        return Check("problems", "made by the sandbox; held-out ones differ in their numbers")
+    problems, report = clean_problems(profile)
+    removed = str(report).splitlines()[0] if report else "no benchmark named to check against"
+    return Check("problems", f"{len(problems)} in {profile.problem_set}; {removed}")
 
 
 def check_gold(profile: Profile) -> Check:
@@ -131,17 +145,20 @@ def memory_bytes(config, profile: Profile) -> float:
     """An estimate of a run's peak: runtime, weights, optimizer, cache, activations and logits.
 
     Weights in the profile's dtype (half a byte in 4 bit); gradients and two moments in 32 bit for what
-    is trained; keys and values of every generated token; and for a training pass over the whole batch
-    about 16 activations of hidden size a token and layer, and three copies of the logits in 32 bit.
+    is trained; keys and values of every generated token; and for a training pass over `rows_per_pass` rows
+    about 16 activations of hidden size a token and layer (where they are computed anew, one a layer and
+    16 of one layer), and three copies of the logits in 32 bit.
     """
     n_weights, n_trained = count_parameters(config, profile.lora_rank)
     rows = profile.prompts_per_step * profile.group_size
-    tokens = rows * profile.max_length
+    at_once = profile.rows_per_pass or rows
+    tokens = at_once * profile.max_length
     size, layers = BYTES[profile.dtype], config.num_hidden_layers
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    cache = tokens * layers * 2 * config.num_key_value_heads * head * size
-    activations = tokens * layers * 16 * config.hidden_size * size
-    logits = 3 * rows * profile.max_completion_length * config.vocab_size * 4
+    cache = rows * profile.max_length * layers * 2 * config.num_key_value_heads * head * size
+    kept = layers + 16 if profile.gradient_checkpointing else 16 * layers
+    activations = tokens * kept * config.hidden_size * size
+    logits = 3 * at_once * profile.max_completion_length * config.vocab_size * 4
     weights = n_weights * (0.5 if profile.load_in_4bit else size)
     return RUNTIME + weights + 12 * n_trained + max(cache, activations + logits)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hicra.jsonl import iter_jsonl
+from hicra.rewards import extract_boxed
 from hicra.words import fold, segments
 
 NGRAM = 13  # words; a shared run of this length is taken for the same text
@@ -52,8 +53,8 @@ def read_jsonl(
     """The problems of a plain or gzip JSON Lines file, one at a time.
 
     `answer_mark` is for files whose answer field holds a solution: the answer is what follows its
-    last occurrence ("####" in GSM8K). Raises what hicra.jsonl.iter_jsonl raises, and ProblemError
-    for a missing or empty field, with file, line and field.
+    last occurrence ("####" in GSM8K), or the last box for the mark "boxed". Raises what
+    hicra.jsonl.iter_jsonl raises, and ProblemError for a missing or empty field, with file, line and field.
     """
     for number, record in iter_jsonl(path):
         where = f"{path}, line {number}"
@@ -111,8 +112,11 @@ def _text(record: Mapping, field: str, where: str) -> str:
 
 
 def _answer(text: str, mark: str | None, where: str) -> str:
-    answer = text.strip() if mark is None else text.rpartition(mark)[2].strip()
-    if not answer or (mark is not None and mark not in text):
+    if mark == "boxed":
+        answer = (extract_boxed(text) or "").strip()
+    else:
+        answer = text.strip() if mark is None else text.rpartition(mark)[2].strip()
+    if not answer or (mark not in (None, "boxed") and mark not in text):
         raise ProblemError(f"{where}: no answer after {mark!r}; name the mark that the set uses")
     return answer
 

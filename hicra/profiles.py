@@ -19,8 +19,8 @@ class Profile:
 
     name: str
     world: str  # printed on the face of every figure
-    base: str  # a folder of data/, a local path, package:NAME (its GGUF weights) or hub:OWNER/NAME
-    problem_set: str  # sandbox, a JSON Lines file, or hub:OWNER/NAME@COMMIT:SPLIT
+    base: str  # a folder of data/, a local path, package:NAME (GGUF) or hub:OWNER/NAME@COMMIT
+    problem_set: str  # sandbox, or what hicra.problem_sets.read_set takes
     lexicon: str  # a shipped name or a path
     # rollouts
     prompts_per_step: int
@@ -49,6 +49,8 @@ class Profile:
     dtype: str = "float32"
     load_in_4bit: bool = False
     gradient_checkpointing: bool = False  # saves memory, costs about a quarter of a step
+    rows_per_pass: int = 0  # completions a forward and backward pass holds at once; 0: the whole step's
+    vllm: bool = False  # rollouts by vLLM inside the trainer; needs a GPU
     # a supervised start on worked solutions, for a model that does not know the answer's format
     warm_start_steps: int = 0
     warm_start_learning_rate: float = 2e-4
@@ -58,6 +60,9 @@ class Profile:
     eval_samples: int = 1
     eval_every: int = 10
     eval_temperature: float = 1.0
+    # Scored when a run has ended, and kept out of training; names or files of hicra.problem_sets.
+    benchmarks: tuple[str, ...] = ()
+    benchmark_temperature: float = 0.6  # (paper)
     # the study
     seeds: tuple[int, ...] = (0, 1)
     lexicon_rollouts: int = 2048
@@ -74,7 +79,7 @@ class Profile:
 
     def settings(self) -> dict:
         """The profile as JSON-able settings, for manifests."""
-        return {**asdict(self), "seeds": list(self.seeds)}
+        return {**asdict(self), "seeds": list(self.seeds), "benchmarks": list(self.benchmarks)}
 
     def overrides(self) -> dict:
         """The fields that differ from the profile of this name, JSON-able: get_profile's arguments."""
@@ -82,6 +87,11 @@ class Profile:
         return {k: v for k, v in self.settings().items() if v != base[k]}
 
 
+# (paper, section 5: strict matching on the box); the wording is ours, the template Qwen's own.
+BOXED = (
+    "<|im_start|>system\nPlease reason step by step, and put your final answer within \\boxed{}.<|im_end|>\n"
+    "<|im_start|>user\n{problem}<|im_end|>\n<|im_start|>assistant\n"
+)
 PROFILES = {
     "sandbox": Profile(
         name="sandbox",
@@ -110,6 +120,55 @@ PROFILES = {
         eval_problems=64,
         seeds=(0,),
     ),
+    "colab": Profile(
+        name="colab",
+        world="Qwen2.5-1.5B-Instruct with LoRA on GSM8K and MATH",
+        base="hub:Qwen/Qwen2.5-1.5B-Instruct@989aa7980e4cf806f80c7fef2b1adb7bc71aa306",
+        problem_set="gsm8k-train+math-train",
+        lexicon="skyt1-hicra",
+        prompts_per_step=4,
+        group_size=8,
+        max_completion_length=768,
+        prompt_template=BOXED,
+        max_prompt_length=512,
+        lora_rank=16,
+        dtype="float16",  # a T4 has compute capability 7.5 and no bfloat16
+        gradient_checkpointing=True,
+        rows_per_pass=4,
+        vllm=True,
+        learning_rate=1e-5,
+        steps=200,
+        benchmarks=("gsm8k_test", "math500"),
+        eval_problems=128,
+        eval_every=50,
+        eval_temperature=0.6,
+        seeds=(0,),
+        checkpoint_every=10,  # a free session may end at any time
+    ),
+    "paper": Profile(
+        name="paper",
+        world="Qwen3-4B-Base with LoRA on DAPO and DeepScaleR prompts",
+        base="hub:Qwen/Qwen3-4B-Base@906bfd4b4dc7f14ee4320094d8b41684abff8539",  # (paper)
+        problem_set="dapo-math-17k+deepscaler",  # (paper)
+        lexicon="skyt1-hicra",
+        prompts_per_step=32,
+        group_size=8,
+        max_completion_length=15_360,  # with the prompt 16K (paper)
+        prompt_template=BOXED,
+        max_prompt_length=1024,
+        lora_rank=64,
+        dtype="bfloat16",
+        gradient_checkpointing=True,
+        rows_per_pass=4,
+        vllm=True,
+        learning_rate=5e-6,
+        steps=400,
+        benchmarks=("aime24", "aime25", "math500", "amc23"),  # (paper); two more by file
+        eval_problems=128,
+        eval_every=50,
+        eval_temperature=0.6,  # (paper)
+        checkpoint_every=10,
+    ),
 }
 # A record from before a field existed was made with what is now the field's default.
 DEFAULTS = {f.name: f.default for f in fields(Profile) if f.default is not MISSING}
@@ -133,6 +192,12 @@ def _seeds(value) -> tuple[int, ...]:
     return tuple(value)
 
 
+def _names(value) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
+        raise ValueError(f'profile override benchmarks={value!r}; give a list of names, ["math500"]')
+    return tuple(value)
+
+
 def get_profile(name: str, **overrides) -> Profile:
     """The profile `name` with `overrides`.
 
@@ -148,6 +213,8 @@ def get_profile(name: str, **overrides) -> Profile:
             raise ValueError(f"unknown profile field {key!r}; the fields are: {', '.join(known)}")
         if key == "seeds":
             overrides["seeds"] = _seeds(value)
+        elif key == "benchmarks":
+            overrides["benchmarks"] = _names(value)
         else:
             _check(profile, key, value)
     profile = replace(profile, **overrides)
@@ -155,6 +222,9 @@ def get_profile(name: str, **overrides) -> Profile:
         raise ValueError(f"alpha={profile.alpha} is outside [0, 1); the paper uses 0.2")
     if "{problem}" not in profile.prompt_template:
         raise ValueError(f"prompt_template={profile.prompt_template!r} has no {{problem}}; put it in")
+    rows = profile.prompts_per_step * profile.group_size
+    if profile.rows_per_pass and rows % profile.rows_per_pass:
+        raise ValueError(f"rows_per_pass={profile.rows_per_pass} does not divide a step's {rows} completions")
     if profile.group_size < 2:
         raise ValueError(f"group_size={profile.group_size}: a group needs 2 completions or more")
     return profile

@@ -10,10 +10,10 @@ import random
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
-from hicra.problems import Problem, from_hub, read_jsonl, split
+from hicra.problem_sets import read_set, samples_of, set_name
+from hicra.problems import Problem, Report, refuse_contaminated, split
 from hicra.profiles import Profile
 from hicra.replay import Failure, explain_failure
 from hicra.sandbox import SandboxProblem, is_held_out, problems, worked_solution
@@ -52,6 +52,19 @@ def held_out_tasks(profile: Profile) -> list[Task]:
     return [_task(profile, p) for p in _split(profile)[1]]
 
 
+def benchmark_tasks(profile: Profile) -> dict[str, tuple[list[Task], int]]:
+    """Name -> tasks and samples a problem, for every benchmark of the profile."""
+    return {
+        set_name(source): ([_task(profile, p) for p in read_set(source)], samples_of(source))
+        for source in profile.benchmarks
+    }
+
+
+def prompt_text(profile: Profile, problem: str) -> str:
+    """The problem in the profile's template, whose other braces (of a \\boxed{}) stay as they are."""
+    return profile.prompt_template.replace("{problem}", problem)
+
+
 def worked_pairs(n: int, seed: int) -> list[tuple[SandboxProblem, str]]:
     """`n` training problems, each with a worked solution."""
     rng = random.Random(f"worked-{seed}")
@@ -67,18 +80,22 @@ def explainer(profile: Profile) -> Callable[[Task, str], Failure | None] | None:
 
 def _task(profile: Profile, problem: SandboxProblem | Problem) -> Task:
     world = problem if isinstance(problem, SandboxProblem) else None
-    return Task(profile.prompt_template.format(problem=problem.problem), problem.answer, world)
+    return Task(prompt_text(profile, problem.problem), problem.answer, world)
 
 
 @cache
 def _split(profile: Profile) -> tuple[list[Problem], list[Problem]]:
-    return split(_read(profile.problem_set), profile.eval_problems, seed=0)
+    return split(clean_problems(profile)[0], profile.eval_problems, seed=0)
 
 
-def _read(source: str) -> list[Problem]:
-    """Problems of a JSON Lines file, or of hub:OWNER/NAME@COMMIT:SPLIT."""
-    if not source.startswith("hub:"):
-        return list(read_jsonl(Path(source)))
-    name, _, rest = source.removeprefix("hub:").partition("@")
-    revision, _, part = rest.partition(":")
-    return from_hub(name, revision, part or "train")
+@cache
+def clean_problems(profile: Profile) -> tuple[list[Problem], Report | None]:
+    """The profile's problems without those of its benchmarks, and what was removed.
+
+    The report is None where the profile names no benchmark. Raises ProblemError where nothing is left.
+    """
+    problems = read_set(profile.problem_set)
+    if not profile.benchmarks:
+        return problems, None
+    benchmarks = {set_name(source): read_set(source) for source in profile.benchmarks}
+    return refuse_contaminated(problems, benchmarks)

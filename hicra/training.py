@@ -25,7 +25,15 @@ from hicra.tasks import explainer, held_out_tasks, training_tasks
 
 PACKAGES = ("torch", "transformers", "trl", "unsloth", "numpy")
 # Settings that change a run's cost or keeping, not its numbers.
-NOT_DECISIVE = ("seeds", "checkpoint_every", "rollouts_kept", "gradient_checkpointing")
+# Benchmarks act through the problems that are left, whose hash counts.
+NOT_DECISIVE = (
+    "seeds",
+    "checkpoint_every",
+    "rollouts_kept",
+    "gradient_checkpointing",
+    "benchmarks",
+    "benchmark_temperature",
+)
 LEXICON = ("lexicon_rollouts", "lexicon_clusters", "lexicon_min_df")  # the lexicon's hash counts
 
 
@@ -76,9 +84,12 @@ def grpo_config(profile: Profile, arm: str, seed: int, out: Path):
     from hicra import engine  # imports Unsloth, so before TRL
     from trl import GRPOConfig  # isort: skip
 
+    rows = profile.prompts_per_step * profile.group_size
+    at_once = profile.rows_per_pass or rows
     return GRPOConfig(
         output_dir=str(out),
-        per_device_train_batch_size=profile.prompts_per_step * profile.group_size,
+        per_device_train_batch_size=at_once,
+        gradient_accumulation_steps=rows // at_once,
         num_generations=profile.group_size,
         max_completion_length=profile.max_completion_length,
         temperature=profile.temperature,
@@ -101,6 +112,8 @@ def grpo_config(profile: Profile, arm: str, seed: int, out: Path):
         save_total_limit=1,
         report_to=[],
         disable_tqdm=True,
+        use_vllm=profile.vllm,
+        vllm_mode="colocate",
         use_cpu=not engine.has_gpu(),
         bf16=profile.dtype == "bfloat16",
         fp16=profile.dtype == "float16",
@@ -195,13 +208,13 @@ def _make_trainer(profile: Profile, arm: str, seed: int, run: RunFolder):
     from hicra.recorder import Recorder
     from hicra.trainer import RecordCallback, StudyMixin
 
-    model, tokenizer = load_base(profile, lora_rank=profile.lora_rank, seed=seed)
+    model, tokenizer = load_base(profile, lora_rank=profile.lora_rank, seed=seed, vllm=profile.vllm)
     recorder = Recorder(
         run,
         lexicon=Lexicon.load(profile.lexicon),
         tokenizer=tokenizer,
         temperature=profile.temperature,
-        statistics=engine.token_statistics,
+        statistics=partial(engine.token_statistics, rows=profile.rows_per_pass or 64),
         explain=explain_row if explainer(profile) else None,
         group_size=profile.group_size,
         rollouts_kept=profile.rollouts_kept,

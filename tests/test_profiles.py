@@ -34,6 +34,8 @@ def test_the_defaults_that_the_paper_prints():
         ("sandbox", {"group_size": 1}, "group_size=1"),
         ("sandbox", {"learning_rate": float("nan")}, "learning_rate=nan"),
         ("sandbox", {"seeds": 3}, "seeds=3"),
+        ("sandbox", {"benchmarks": "math500"}, "benchmarks='math500'; give a list of names"),
+        ("sandbox", {"rows_per_pass": 5}, "rows_per_pass=5 does not divide a step's 128 completions"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_remedy(name, overrides, message):

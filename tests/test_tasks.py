@@ -1,6 +1,7 @@
 """Tasks and bases: what a profile asks, and from which policy it starts."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -9,7 +10,7 @@ from hicra.paths import data_path
 from hicra.problems import ProblemError
 from hicra.profiles import get_profile
 from hicra.sandbox import is_held_out
-from hicra.tasks import explainer, held_out_tasks, training_tasks
+from hicra.tasks import benchmark_tasks, clean_problems, explainer, held_out_tasks, training_tasks
 
 
 @pytest.fixture
@@ -59,6 +60,42 @@ def test_problem_sets_that_cannot_be_read_are_named(tmp_path):
 
 def test_bases_are_folders_hub_ids_or_packages():
     assert base_folder(get_profile("sandbox")) == data_path("sandbox/base")
-    assert base_folder(get_profile("sandbox", base="hub:Qwen/Qwen3-4B-Base")) == "Qwen/Qwen3-4B-Base"
+    with pytest.raises(ValueError, match="hub:Qwen/Qwen3-4B-Base is pinned to no commit"):
+        base_folder(get_profile("sandbox", base="hub:Qwen/Qwen3-4B-Base"))
     with pytest.raises(FileNotFoundError, match="package no_such_weights"):
         base_folder(get_profile("sandbox", base="package:no_such_weights"))
+
+
+def test_a_model_on_the_hub_is_fetched_at_its_commit(monkeypatch, tmp_path):
+    asked = []
+
+    def snapshot_download(model, **options):
+        asked.append((model, options["revision"]))
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    for name in ("colab", "paper"):
+        assert base_folder(get_profile(name)) == tmp_path
+    assert [model for model, _ in asked] == ["Qwen/Qwen2.5-1.5B-Instruct", "Qwen/Qwen3-4B-Base"]
+    assert all(len(revision) == 40 for _, revision in asked)
+
+
+def test_a_box_in_the_template_stays(tmp_path):
+    [task] = training_tasks(get_profile("sandbox", prompt_template="\\boxed{} {problem}"), 1, seed=0)
+    assert task.prompt == f"\\boxed{{}} {task.world.problem}"
+
+
+def test_training_problems_of_a_benchmark_are_left_out(arithmetic, tmp_path):
+    path = tmp_path / "bench.jsonl"
+    rows = [{"problem": f"what is {i} plus 1", "answer": i + 1} for i in (3, 5)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    profile = replace(arithmetic, benchmarks=(str(path),))
+    clean, report = clean_problems(profile)
+    assert len(clean) == 10
+    assert report.counts() == {("bench", "exact"): 2}
+    prompts = {task.prompt for task in [*training_tasks(profile, 60, seed=0), *held_out_tasks(profile)]}
+    assert not any(f"What is {i} plus" in prompt for prompt in prompts for i in (3, 5))
+    tasks, samples = benchmark_tasks(profile)["bench"]
+    assert [task.answer for task in tasks] == ["4", "6"]
+    assert samples == 1
+    assert clean_problems(arithmetic)[1] is None
