@@ -1,0 +1,121 @@
+"""Loss and gradients of one HICRA step on a fixed batch, by Unsloth's trainer or by plain TRL and PEFT.
+
+    python -m tests.parity unsloth|trl MODEL OUT
+
+Writes the loss and the adapter's gradients to OUT. On a GPU the two differ in everything but the numbers.
+Without one TRL's loss needs Unsloth's CPU patch, so there "trl" differs in the loading of the model alone.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+
+ENGINE, MODEL, OUT = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+GPU = torch.cuda.is_available()
+if ENGINE == "unsloth" or not GPU:
+    from hicra import engine  # isort: skip  (Unsloth, before TRL)
+
+from datasets import Dataset  # noqa: E402
+from peft import LoraConfig, get_peft_model  # noqa: E402
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback  # noqa: E402
+from trl import GRPOConfig, GRPOTrainer  # noqa: E402
+
+from hicra import Lexicon, PlanningTagger  # noqa: E402
+from hicra.trainer import HicraMixin  # noqa: E402
+
+TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+DTYPE = torch.bfloat16 if GPU else torch.float32
+PROMPTS = ["What is two plus two?", "Name a colour.", "Why is the sky blue, and since when?", "Go."]
+COMPLETIONS = [
+    "Let me check. Two and two make four.",
+    "We know that red is one.",
+    "Wait, let us think step by step about light",  # truncated: no end
+    "Let me try another way.",
+]
+
+
+def load():
+    if ENGINE == "unsloth":
+        dtype = "bfloat16" if GPU else "float32"
+        return engine.load_policy(MODEL, lora_rank=8, seed=0, dtype=dtype)
+    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=DTYPE)
+    lora = LoraConfig(r=8, lora_alpha=8, target_modules=TARGETS, task_type="CAUSAL_LM")
+    return get_peft_model(model, lora), AutoTokenizer.from_pretrained(MODEL, padding_side="left")
+
+
+def draw_adapter(model) -> None:
+    """The same adapter for both: drawn by the names of its weights, and not zero."""
+    draw = torch.Generator().manual_seed(0)
+    for _, weight in sorted((n, p) for n, p in model.named_parameters() if "lora_" in n):
+        weight.data.copy_(0.02 * torch.randn(weight.shape, generator=draw))
+
+
+def fixed_batch(tokenizer) -> dict[str, torch.Tensor]:
+    left = tokenizer(PROMPTS, return_tensors="pt", padding=True)  # (B, P)
+    ends = [tokenizer.eos_token if i != 2 else "" for i in range(len(COMPLETIONS))]
+    texts = [text + end for text, end in zip(COMPLETIONS, ends, strict=True)]
+    right = tokenizer(texts, return_tensors="pt", padding=True, padding_side="right")  # (B, T)
+    batch = {
+        "prompt_ids": left["input_ids"],
+        "prompt_mask": left["attention_mask"],
+        "completion_ids": right["input_ids"],
+        "completion_mask": right["attention_mask"],
+        "advantages": torch.tensor([0.75, -0.25, -0.25, -0.25]),  # (B,)
+    }
+    batch["num_items_in_batch"] = batch["completion_mask"].sum()
+    return batch
+
+
+class FixedBatch:
+    """In the place of generation and rewards."""
+
+    def _generate_and_score_completions(self, inputs):
+        batch = fixed_batch(self.processing_class)
+        return {name: value.to(self.accelerator.device) for name, value in batch.items()}
+
+
+class Trainer(HicraMixin, FixedBatch, GRPOTrainer):
+    """HICRA on the fixed batch."""
+
+
+class Gradients(TrainerCallback):
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        named = {n: p.grad.float().cpu() for n, p in model.named_parameters() if p.grad is not None}
+        self.found = {n: g for n, g in named.items() if "lora_" in n}
+
+
+if __name__ == "__main__":
+    model, tokenizer = load()
+    draw_adapter(model)
+    gradients = Gradients()
+    arguments = GRPOConfig(
+        output_dir=str(OUT.parent / "trainer"),
+        per_device_train_batch_size=len(PROMPTS),
+        num_generations=len(PROMPTS),
+        max_completion_length=32,
+        max_steps=1,
+        max_grad_norm=0.0,  # gradients as they are
+        scale_rewards="none",
+        loss_type="dapo",
+        beta=0.0,
+        logging_steps=1,
+        save_strategy="no",
+        report_to=[],
+        use_cpu=not GPU,
+        bf16=GPU,
+        gradient_checkpointing=False,
+    )
+    trainer = Trainer(
+        model=model,
+        processing_class=tokenizer,
+        args=arguments,
+        train_dataset=Dataset.from_list([{"prompt": p} for p in PROMPTS]),
+        reward_funcs=lambda completions, **_: [0.0] * len(completions),
+        planning_tagger=PlanningTagger(Lexicon.load("listing1"), tokenizer),
+        alpha=0.2,
+        callbacks=[gradients],
+    )
+    trainer.train()
+    [loss] = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    torch.save({"loss": loss, "trainer": GRPOTrainer.__name__, "gradients": gradients.found}, OUT)
