@@ -109,6 +109,12 @@ def _benchmarks(options) -> None:
         print(f"{folder}\n{table.to_string(index=False)}")
 
 
+def _publish(options) -> None:
+    from hicra.model_card import publish
+
+    print(publish(options.folder, options.to, merge=options.merge))
+
+
 def _judge(options) -> None:
     from hicra.judge import Failed, agreement, judge
     from hicra.profiles import get_profile
@@ -203,6 +209,7 @@ COMMANDS = {
     "judge": _judge,
     "preflight": _preflight,
     "benchmarks": _benchmarks,
+    "publish": _publish,
 }
 
 

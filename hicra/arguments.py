@@ -48,6 +48,11 @@ def make_parser() -> argparse.ArgumentParser:
     scored.add_argument("--vllm", action="store_true", help="generate by vLLM, where it is installed")
     scored.add_argument("--overrides", type=_overrides, default={}, metavar="JSON")
 
+    published = commands.add_parser("publish", help="push a finished run's policy and card to the Hub")
+    published.add_argument("folder", type=Path, metavar="RUN")
+    published.add_argument("--to", required=True, metavar="OWNER/NAME")
+    published.add_argument("--merge", action="store_true", help="the whole model instead of the adapter")
+
     base = commands.add_parser("sandbox-base", help="train the sandbox's base policies")
     base.add_argument("--out", type=Path, default=Path("data/sandbox"))
 

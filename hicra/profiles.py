@@ -5,8 +5,10 @@ Values marked (paper) come from arXiv 2509.03646; the paper does not print the o
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 
+LOGGERS = ("", "trackio", "wandb")
 ARMS = ("grpo", "hicra", "entropy_reg", "high_entropy", "symmetric", "gated")
 
 
@@ -71,6 +73,7 @@ class Profile:
     lexicon_min_df: int = 3
     checkpoint_every: int = 25
     rollouts_kept: int = 8  # per step, in the run record
+    report_to: str = ""  # trackio or wandb, where it is installed; the run record is written always
 
     @property
     def max_length(self) -> int:
@@ -198,6 +201,25 @@ def _names(value) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _check_together(profile: Profile) -> None:
+    """What a field's type alone does not tell."""
+    if not 0 <= profile.alpha < 1:
+        raise ValueError(f"alpha={profile.alpha} is outside [0, 1); the paper uses 0.2")
+    if "{problem}" not in profile.prompt_template:
+        raise ValueError(f"prompt_template={profile.prompt_template!r} has no {{problem}}; put it in")
+    if profile.report_to not in LOGGERS:
+        raise ValueError(
+            f"report_to={profile.report_to!r} is unknown; choose one of: {', '.join(LOGGERS[1:])}"
+        )
+    if profile.report_to and importlib.util.find_spec(profile.report_to) is None:
+        raise ValueError(f"report_to={profile.report_to!r} is not installed; pip install {profile.report_to}")
+    rows = profile.prompts_per_step * profile.group_size
+    if profile.rows_per_pass and rows % profile.rows_per_pass:
+        raise ValueError(f"rows_per_pass={profile.rows_per_pass} does not divide a step's {rows} completions")
+    if profile.group_size < 2:
+        raise ValueError(f"group_size={profile.group_size}: a group needs 2 completions or more")
+
+
 def get_profile(name: str, **overrides) -> Profile:
     """The profile `name` with `overrides`.
 
@@ -218,13 +240,5 @@ def get_profile(name: str, **overrides) -> Profile:
         else:
             _check(profile, key, value)
     profile = replace(profile, **overrides)
-    if not 0 <= profile.alpha < 1:
-        raise ValueError(f"alpha={profile.alpha} is outside [0, 1); the paper uses 0.2")
-    if "{problem}" not in profile.prompt_template:
-        raise ValueError(f"prompt_template={profile.prompt_template!r} has no {{problem}}; put it in")
-    rows = profile.prompts_per_step * profile.group_size
-    if profile.rows_per_pass and rows % profile.rows_per_pass:
-        raise ValueError(f"rows_per_pass={profile.rows_per_pass} does not divide a step's {rows} completions")
-    if profile.group_size < 2:
-        raise ValueError(f"group_size={profile.group_size}: a group needs 2 completions or more")
+    _check_together(profile)
     return profile

@@ -16,10 +16,11 @@ from pathlib import Path
 
 from hicra.bases import load_base
 from hicra.lexicon import Lexicon
+from hicra.model_card import model_card
 from hicra.paths import data_path
 from hicra.profiles import ARMS, DEFAULTS, Profile
 from hicra.replay import explain_failure, true_spans
-from hicra.runs import RunError, RunFolder, folder_sha256, sha256
+from hicra.runs import RunError, RunFolder, folder_sha256, sha256, write_atomic
 from hicra.sandbox import SandboxProblem
 from hicra.tasks import explainer, held_out_tasks, training_tasks
 
@@ -33,6 +34,7 @@ NOT_DECISIVE = (
     "gradient_checkpointing",
     "benchmarks",
     "benchmark_temperature",
+    "report_to",
 )
 LEXICON = ("lexicon_rollouts", "lexicon_clusters", "lexicon_min_df")  # the lexicon's hash counts
 
@@ -110,7 +112,7 @@ def grpo_config(profile: Profile, arm: str, seed: int, out: Path):
         logging_steps=1,
         save_steps=profile.checkpoint_every,
         save_total_limit=1,
-        report_to=[],
+        report_to=[profile.report_to] if profile.report_to else [],
         disable_tqdm=True,
         use_vllm=profile.vllm,
         vllm_mode="colocate",
@@ -146,6 +148,7 @@ def train(profile: Profile, arm: str, seed: int, folder: Path | str) -> RunFolde
         run.rewind(int(checkpoint.name.split("-")[1]) if checkpoint else 0)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         trainer.save_model(str(run.path / "policy"))
+        write_atomic(run.path / "policy" / "README.md", model_card(run))
         run.finish(wall_seconds=round(time.monotonic() - started, 1))
     return run
 

@@ -39,8 +39,10 @@ ALLOWED = {
     "trainer": "credit planning recorder",
     "rollouts": "bases engine lexicon planning profiles replay rewards scoring strategic_grams tasks",
     "training": (
-        "bases engine evaluate lexicon paths planning profiles recorder replay runs sandbox tasks trainer"
+        "bases engine evaluate lexicon model_card paths planning profiles recorder replay runs sandbox "
+        "tasks trainer"
     ),
+    "model_card": "engine runs",
     "preflight": "bases engine lexicon paths planning profiles rewards tasks training",
     "launch": "bases profiles runs training",
     "placebo": "lexicon words",

@@ -35,6 +35,8 @@ def test_the_defaults_that_the_paper_prints():
         ("sandbox", {"learning_rate": float("nan")}, "learning_rate=nan"),
         ("sandbox", {"seeds": 3}, "seeds=3"),
         ("sandbox", {"benchmarks": "math500"}, "benchmarks='math500'; give a list of names"),
+        ("sandbox", {"report_to": "slate"}, "report_to='slate' is unknown; choose one of: trackio, wandb"),
+        ("sandbox", {"report_to": "wandb"}, "report_to='wandb' is not installed; pip install wandb"),
         ("sandbox", {"rows_per_pass": 5}, "rows_per_pass=5 does not divide a step's 128 completions"),
     ],
 )

@@ -61,6 +61,22 @@ def test_both_arms_see_the_same_first_rollouts_and_leave_adapters(runs):
         assert rows["grpo"][0][key] == rows["hicra"][0][key]
 
 
+def test_peft_loads_the_adapter_and_the_card_stands_beside_it(runs):
+    import torch
+    from peft import PeftModel
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM
+
+    policy = runs / "smollm2" / "hicra-seed0" / "policy"
+    base = json.loads((policy / "adapter_config.json").read_text())["base_model_name_or_path"]
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), policy)
+    saved = load_file(policy / "adapter_model.safetensors")
+    loaded = {n.replace(".default", ""): p for n, p in model.named_parameters() if "lora_" in n}
+    assert saved.keys() == loaded.keys()
+    assert all(torch.equal(saved[name], loaded[name]) for name in saved)
+    assert "| lora_rank | 16 |" in (policy / "README.md").read_text()
+
+
 def test_notebooks_2_and_3_run_with_the_profile_alone_changed(runs):
     run_study("smollm2", runs=runs, figures=runs, overrides=SMOKE, only=("02_grpo_baseline", "03_hicra"))
     done = {p.stem for p in (runs / "smollm2" / "notebooks").iterdir()}
