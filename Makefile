@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 PROFILE ?= sandbox
 
-.PHONY: study test lint lock vllm sandbox-base calibration experiments figures clean
+.PHONY: study test lint lock vllm sandbox-base calibration experiments figures soak clean
 
 study: $(STAMP)
 	$(BIN)/python -m hicra study --profile $(PROFILE)
@@ -58,6 +58,10 @@ experiments: $(STAMP)
 # From the committed run records: no model, no network.
 figures: $(STAMP)
 	$(BIN)/python -m hicra figures
+
+# Twenty kills, 200,000 fuzz cases, hostile answers and two hours at constant memory, as one table.
+soak: $(STAMP)
+	$(BIN)/python -m benchmarks.soak
 
 clean:
 	rm -rf runs build .pytest_cache .ruff_cache .hypothesis

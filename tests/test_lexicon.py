@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hicra.__main__ import main
-from hicra.lexicon import Lexicon, Match, shipped
+from hicra.lexicon import Lexicon, LexiconError, Match, shipped
 from hicra.words import segments
+from tests.fuzz import fuzz
 
 
 def test_grams_are_normalised_merged_and_sorted():
@@ -52,6 +53,7 @@ def test_find_crosses_no_boundary_and_no_word_is_matched_in_part():
     ]
 
 
+@fuzz(100)
 @given(st.lists(st.sampled_from(["so", "we", "go", "SO", ",", ".", "\n"]), max_size=12))
 def test_find_equals_trying_every_gram_at_every_word(pieces):
     text = " ".join(pieces)
@@ -195,3 +197,35 @@ def test_every_shipped_lexicon_has_its_card(root, capsys):
         provenance = Lexicon.load(name).provenance
         assert provenance["source"]
         assert "licence" in provenance["source"] or "Apache-2.0" in provenance["source"]
+
+
+ENTRY = st.fixed_dictionaries(
+    {},
+    optional={
+        "gram": st.text(alphabet="so we.?\n", max_size=9) | st.integers(),
+        "cluster": st.integers() | st.none(),
+    },
+)
+RECORD = st.fixed_dictionaries(
+    {},
+    optional={
+        "format": st.sampled_from([1, 1, 1, 0, "1", None]),
+        "name": st.text(max_size=3) | st.none(),
+        "provenance": st.dictionaries(st.text(max_size=2), st.integers(), max_size=2) | st.integers(),
+        "grams": st.lists(ENTRY | st.integers(), max_size=4) | st.text(max_size=3),
+    },
+)
+
+
+@fuzz(300)
+@given(RECORD | st.lists(st.integers(), max_size=2) | st.none())
+def test_any_json_is_a_lexicon_or_the_documented_error(tmp_path_factory, record):
+    path = tmp_path_factory.getbasetemp() / "fuzz.json"
+    path.write_text(json.dumps(record))
+    try:
+        lexicon = Lexicon.load(path)
+    except LexiconError as error:
+        assert "fuzz.json" in str(error)  # noqa: PT017 (either outcome is right)
+    else:
+        lexicon.save(path)
+        assert Lexicon.load(path) == lexicon

@@ -4,13 +4,14 @@ import random
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from hicra.lexicon import Lexicon
 from hicra.planning import PlanningTagger, SpanTagger, token_bytes
+from tests.fuzz import fuzz
 
 SENTENCES = [
     "So, we need to find x. Wait, no! Let's try a different approach: use the fact that",
@@ -232,7 +233,7 @@ def rows(draw, kind: str) -> list[tuple[int, int]]:
 
 
 @kinds
-@settings(deadline=None, max_examples=400)
+@fuzz(100)
 @given(st.data())
 def test_the_tagger_equals_the_oracle(kind, data):
     batch = data.draw(st.lists(rows(kind), min_size=1, max_size=4))
@@ -251,7 +252,7 @@ def test_the_tagger_equals_the_oracle(kind, data):
 
 
 @kinds
-@settings(deadline=None)
+@fuzz(50)
 @given(TEXTS)
 def test_the_bytes_of_an_encoding_are_the_text(kind, text):
     text = text.encode(errors="replace").decode()

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hicra.jsonl import JsonlError, iter_jsonl
@@ -19,6 +19,7 @@ from hicra.problems import (
     refuse_contaminated,
     split,
 )
+from tests.fuzz import fuzz
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 ROWS = [{"problem": "What is 2+3?", "answer": "5"}, {"problem": "And 2-3?", "answer": -1}]
@@ -83,7 +84,7 @@ def test_a_missing_file_and_plain_text_named_gz(tmp_path):
         list(iter_jsonl(write(tmp_path / "a.jsonl.gz", LINES)))
 
 
-@settings(max_examples=300, deadline=None)
+@fuzz(300)
 @given(data=st.binary(max_size=200) | st.text(alphabet='{}[]":,\\u0dnN \n12e', max_size=60))
 def test_any_bytes_give_objects_or_the_documented_error(tmp_path_factory, data):
     raw = data.encode() if isinstance(data, str) else data

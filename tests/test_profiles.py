@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hicra.profiles import PROFILES, Profile, get_profile
+from tests.fuzz import fuzz
 
 
 def test_a_profile_is_frozen_and_round_trips_through_its_overrides():
@@ -48,6 +49,7 @@ def test_a_wrong_value_is_named_with_its_remedy(name, overrides, message):
 VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.integers())
 
 
+@fuzz(200)
 @given(st.dictionaries(st.sampled_from([f.name for f in dataclasses.fields(Profile)]), VALUES))
 def test_any_override_gives_a_profile_or_a_value_error(overrides):
     overrides.pop("name", None)

@@ -4,10 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hicra.rewards import REASONS, Grade, Verifier, extract_boxed, grade
+from tests.fuzz import fuzz
 
 BENCHMARKS = Path(__file__).parents[2] / "shared" / "data" / "benchmarks"
 PAIRS = json.loads((Path(__file__).parent / "data" / "answer_pairs.json").read_text())
@@ -147,13 +148,13 @@ def slow_boxed(text):
 TAGS = [f"<{slash}{name}>" for slash in ("", "/") for name in ("think", "thinking", "thought")]
 
 
-@settings(max_examples=300, deadline=None)
+@fuzz(300)
 @given(PIECES)
 def test_extraction_equals_the_quadratic_definition(text):
     assert extract_boxed(text) == slow_boxed(text)
 
 
-@settings(max_examples=100, deadline=None)
+@fuzz(100)
 @given(PIECES, st.integers(-(10**30), 10**30))
 def test_a_box_appended_to_any_text_outside_thinking_is_found(text, number):
     assert extract_boxed(f"{text}</think> \\boxed{{{number}}}") == str(number)

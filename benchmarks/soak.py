@@ -1,0 +1,217 @@
+"""Survival at full size, as one table: `make soak`.
+
+python -m benchmarks.soak --only kills fuzz hostile throughput memory --hours 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+from hicra.launch import start
+from hicra.profiles import get_profile
+from hicra.rewards import grade
+from hicra.runs import RECORDS, RunFolder, file_sha256
+
+ROOT = Path(__file__).parent.parent
+FUZZ_SCALE = 130  # times the 1,600 cases of `make test`
+SMALL = {
+    "steps": 10,
+    "prompts_per_step": 4,
+    "group_size": 4,
+    "eval_problems": 16,
+    "eval_every": 2,
+    "checkpoint_every": 1,
+    "warmup_steps": 1,
+}
+
+
+class Row(NamedTuple):
+    """A line of the table."""
+
+    what: str
+    found: str
+    wanted: str
+    well: bool
+
+
+# --- kills -----------------------------------------------------------------------------------------
+
+
+def kills(options) -> Iterator[Row]:
+    """A run killed again and again ends as the one that was left alone."""
+    profile = get_profile("sandbox", **SMALL)
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary)
+        _finish(profile, whole := RunFolder(root / "whole"))
+        rng, modes, same, compared = random.Random(options.seed), Counter(), 0, 0
+        while modes.total() < options.kills:
+            run = RunFolder(root / f"killed{compared}")
+            while modes.total() < options.kills and not run.finished:
+                mode = rng.choice(("any moment", "while a checkpoint is written", "while a record grows"))
+                modes[mode] += _killed(profile, run, mode, rng)
+                print(f"{modes.total()} of {options.kills} kills, {run.progress()[0]} steps", flush=True)
+            _finish(profile, run)
+            compared += 1
+            same += _numbers(run) == _numbers(whole)
+    how = ", ".join(f"{n} {mode}" for mode, n in sorted(modes.items()))
+    found = f"{same} of {compared} runs equal to the bit after {modes.total()} kills ({how})"
+    yield Row("SIGKILL and resume", found, "all", same == compared and modes.total() >= options.kills)
+
+
+def _finish(profile, run: RunFolder) -> None:
+    if start(profile, "hicra", 0, run.path).wait():
+        raise RuntimeError((run.path / "log.txt").read_text()[-2000:])
+
+
+def _killed(profile, run: RunFolder, mode: str, rng: random.Random) -> bool:
+    """Start the run and kill it at a moment of the kind; False where it ended before that."""
+    before = _state(run.path, mode)
+    moment = time.monotonic() + rng.uniform(8, 30)
+    process = start(profile, "hicra", 0, run.path)
+    while process.poll() is None:
+        if mode == "any moment" and time.monotonic() >= moment:
+            break
+        if mode != "any moment" and _state(run.path, mode) != before:
+            if rng.random() < 0.5:
+                break
+            before = _state(run.path, mode)
+        time.sleep(0.0005)
+    alive = process.poll() is None
+    process.kill()
+    process.wait()
+    return alive
+
+
+def _state(folder: Path, mode: str):
+    if mode == "while a checkpoint is written":
+        return sorted(folder.glob("checkpoints/*/*"))
+    return [p.stat().st_size for p in sorted(folder.glob("*.jsonl"))]
+
+
+def _numbers(run: RunFolder) -> dict:
+    """Everything a run leaves that does not tell the time."""
+    rows = {name: run.read(name) for name in RECORDS}
+    rows["steps.jsonl"] = [{k: v for k, v in row.items() if k != "seconds"} for row in rows["steps.jsonl"]]
+    weights = {p.name: file_sha256(p) for p in (run.path / "policy").glob("*.safetensors")}
+    return {**rows, "weights": weights, "settings": run.manifest()["settings"]}
+
+
+# --- model text ------------------------------------------------------------------------------------
+
+
+def fuzz(options) -> Iterator[Row]:
+    """The fuzz tests of `make test` with many times their cases."""
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "fuzz", "--hypothesis-show-statistics"]
+    environment = {**os.environ, "HICRA_FUZZ": str(FUZZ_SCALE)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    cases = sum(map(int, re.findall(r"(\d+) passing", done.stdout)))
+    yield Row("fuzz cases without an undocumented error", f"{cases:,}", "200,000", not done.returncode)
+    if done.returncode:
+        print(done.stdout[-4000:])
+
+
+def hostile(options) -> Iterator[Row]:
+    """Every hostile answer, and the tests of workers that die over them."""
+    from tests.test_hostile import GOLD, HOSTILE
+
+    started = time.monotonic()
+    reasons = Counter(g.reason for g in grade(list(HOSTILE.values()), [GOLD] * len(HOSTILE)))
+    seconds = time.monotonic() - started
+    found = f"{reasons['right']} of {len(HOSTILE)} right, {seconds:.0f} s; {dict(sorted(reasons.items()))}"
+    yield Row("hostile answers", found, "none right", reasons["right"] == 0)
+    command = [sys.executable, "-m", "pytest", "-q", "tests/test_hostile.py"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    yield Row(
+        "workers that die or hang", done.stdout.strip().splitlines()[-1], "replaced", not done.returncode
+    )
+
+
+def throughput(options) -> Iterator[Row]:
+    """Honest answers a second, in the mix of MATH-500's gold answers, and the slowest kind alone."""
+    kinds = {
+        "integers": [(str(i), str(i)) for i in range(1800)],
+        "fractions": [(f"\\dfrac{{{i}}}{{{i + 7}}}", f"\\frac{{{i}}}{{{i + 7}}}") for i in range(600)],
+        "expressions": [(f"x(x+{i})", f"x^2+{i}x") for i in range(2, 602)],
+    }
+    mix = [pair for pairs in kinds.values() for pair in pairs]
+    random.Random(0).shuffle(mix)
+    shares = ", ".join(f"{len(pairs) / len(mix):.0%} {kind}" for kind, pairs in kinds.items())
+    grade(["\\boxed{x}"] * 8, ["y"] * 8)  # workers are started
+    for name, pairs, wanted in ((shares, mix, 300), ("expressions alone", kinds["expressions"], 0)):
+        started = time.monotonic()
+        right = sum(
+            g.reward for g in grade([f"\\boxed{{{a}}}" for a, _ in pairs], [gold for _, gold in pairs])
+        )
+        speed = len(pairs) / (time.monotonic() - started)
+        well = speed >= wanted and right == len(pairs)
+        found = f"{speed:.0f}/s, {right / len(pairs):.0%} right"
+        yield Row(f"honest answers: {name}", found, f"{wanted}/s, all right" if wanted else "all right", well)
+
+
+# --- memory ----------------------------------------------------------------------------------------
+
+
+def memory(options) -> Iterator[Row]:
+    """Resident size of a long sandbox run with all its workers, from the tenth minute on."""
+    profile = get_profile("sandbox", steps=6000, eval_every=50)
+    settle, sizes = 600.0 * min(1.0, options.hours), []
+    with tempfile.TemporaryDirectory() as temporary:
+        process = start(profile, "hicra", 0, Path(temporary) / "run")
+        began, parent = time.monotonic(), psutil.Process(process.pid)
+        while time.monotonic() - began < 3600 * options.hours and process.poll() is None:
+            time.sleep(5)
+            family = [parent, *parent.children(recursive=True)]
+            sizes.append((time.monotonic() - began, sum(_resident(p) for p in family)))
+        steps = RunFolder(Path(temporary) / "run").progress()[0]
+        process.kill()
+        process.wait()
+    late = [size for at, size in sizes if at >= settle]
+    part = max(1, len(late) // 10)
+    first, last = statistics.median(late[:part]), statistics.median(late[-part:])
+    growth = last / first - 1
+    found = (
+        f"{first / 1e9:.2f} to {last / 1e9:.2f} GB ({growth:+.1%}), most {max(late) / 1e9:.2f}, {steps} steps"
+    )
+    yield Row(f"resident size over {options.hours:g} h", found, "less than +5 %", growth < 0.05)
+
+
+def _resident(process: psutil.Process) -> int:
+    try:
+        return process.memory_info().rss
+    except psutil.NoSuchProcess:
+        return 0
+
+
+PARTS = {f.__name__: f for f in (kills, fuzz, hostile, throughput, memory)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--hours", type=float, default=2.0)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    rows = [row for name in options.only for row in PARTS[name](options)]
+    print(f"\nOn {os.cpu_count()} cores:\n\n| what | found | wanted | |\n|---|---|---|---|")
+    for row in rows:
+        print(f"| {row.what} | {row.found} | {row.wanted} | {'ok' if row.well else '**not met**'} |")
+    sys.exit(not all(row.well for row in rows))
+
+
+if __name__ == "__main__":
+    main()
