@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 PROFILE ?= sandbox
 
-.PHONY: study test lint lock vllm sandbox-base calibration experiments figures soak clean
+.PHONY: study test lint lock vllm sandbox-base calibration experiments figures soak audit clean
 
 study: $(STAMP)
 	$(BIN)/python -m hicra study --profile $(PROFILE)
@@ -62,6 +62,16 @@ figures: $(STAMP)
 # Twenty kills, 200,000 fuzz cases, hostile answers and two hours at constant memory, as one table.
 soak: $(STAMP)
 	$(BIN)/python -m benchmarks.soak
+
+# Licences of everything installed, and known vulnerabilities where the package index tells them (strict: a
+# package that could not be checked is an error).
+audit: $(STAMP)
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/python -m pip install --quiet pip-audit==2.10.1 pip-licenses==5.5.5
+	build/audit/bin/pip-licenses --python=$(BIN)/python --from=mixed --with-system --format=csv --ignore-packages hicra \
+	  --output-file=requirements/licences.csv
+	sed 's/ ;.*//' requirements/lock.txt > build/audit/lock.txt
+	build/audit/bin/pip-audit --strict --disable-pip --no-deps -r build/audit/lock.txt
 
 clean:
 	rm -rf runs build .pytest_cache .ruff_cache .hypothesis

@@ -1,5 +1,6 @@
 """One source of pins: lock and environment.yml agree with it, and with what is installed."""
 
+import csv
 import importlib.util
 import re
 from importlib.metadata import version
@@ -71,3 +72,11 @@ def test_what_is_installed_is_what_is_pinned():
         if version(_name(pin)).split("+")[0] != pin.split("==")[1]
     }
     assert wrong == {}, "run `make study` or delete .venv: the environment is not the locked one"
+
+
+def test_the_licence_of_every_locked_package_is_listed():
+    with open(ROOT / "requirements" / "licences.csv") as stream:
+        listed = {_name(row["Name"]): row["License"] for row in csv.DictReader(stream)}
+    assert set(_locked()) <= set(listed), "make audit writes the list anew"
+    strong = {name for name, licence in listed.items() if re.search(r"(?<!L)GPL", licence)}
+    assert strong == set()  # nothing that would bind the study's own licence

@@ -87,11 +87,13 @@ def test_other_notebooks_run_at_smoke_size(tmp_path, smoke, name):
 
 
 @pytest.mark.filterwarnings("default")
-def test_the_whole_study_runs_at_smoke_size_and_is_reused(tmp_path, smoke, capsys):
+def test_the_whole_study_runs_at_smoke_size_and_is_reused(tmp_path, smoke, capsys, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_ThisMustNotBeShown")
     where = {"runs": tmp_path / "runs", "figures": tmp_path / "figures", "overrides": smoke}
     run_study("sandbox", **where)
     executed = tmp_path / "runs" / "sandbox" / "notebooks"
     assert {p.stem for p in executed.iterdir()} == set(STUDY)
+    assert not any("hf_ThisMustNotBeShown" in p.read_text() for p in executed.iterdir())
     drawn = {p.name for p in (tmp_path / "figures").iterdir()}
     for figure in ("fig02_two_phase", "fig04_hicra_vs_grpo", "fig12_entropy_overlap"):
         assert {f"{figure}_sandbox.svg", f"{figure}_sandbox.png"} <= drawn

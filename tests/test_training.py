@@ -1,5 +1,6 @@
 """Real runs of the sandbox policy, two steps each, through TRL's trainer on Unsloth's CPU backend."""
 
+import gzip
 import json
 import math
 import time
@@ -15,6 +16,7 @@ from hicra.runs import RunError, RunFolder
 from hicra.training import run_settings, train, training_rows
 
 # Third parties warn while they load and train; ours stay errors.
+SECRETS = {"HF_TOKEN": "hf_ThisMustNotBeWritten", "WANDB_API_KEY": "wandbThisMustNotBeWritten"}
 pytestmark = pytest.mark.filterwarnings("default")
 
 
@@ -23,8 +25,11 @@ def runs(tmp_path_factory):
     from tests.conftest import SMOKE
 
     root = tmp_path_factory.mktemp("runs")
-    for arm in ("grpo", "hicra"):
-        train_runs(get_profile("sandbox", **SMOKE), arm, root)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, secret in SECRETS.items():
+            patch.setenv(name, secret)
+        for arm in ("grpo", "hicra"):
+            train_runs(get_profile("sandbox", **SMOKE), arm, root)
     return root / "sandbox"
 
 
@@ -51,6 +56,14 @@ def test_the_record_is_complete_and_finite(runs):
     assert [row["step"] for row in _rows(runs, "hicra", "evals.jsonl")] == [0, 1, 2]
     manifest = RunFolder(runs / "hicra-seed0").manifest()
     assert {"settings", "versions", "wall_seconds", "sha256"} <= set(manifest)
+
+
+def test_no_token_of_the_user_is_written_anywhere(runs):
+    files = [path for path in runs.rglob("*") if path.is_file()]
+    assert {"manifest.json", "log.txt"} <= {path.name for path in files}
+    for path in files:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        assert not any(secret.encode() in content for secret in SECRETS.values()), path.name
 
 
 def test_only_hicra_changes_advantages(runs):
