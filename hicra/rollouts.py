@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -58,7 +59,12 @@ def lexicon_of(rollouts: Sequence[Rollout], profile: Profile, name: str, seed: i
 
 
 def score_on_true_spans(lexicon: Lexicon, rollouts: Sequence[Rollout], profile: Profile) -> TokenScore:
-    """Token precision, recall and F1 of the lexicon's planning mask against the sandbox's own."""
+    """Token precision, recall and F1 of the lexicon's planning mask against the sandbox's own.
+
+    Not a number where the problem set is another: nobody knows its true spans.
+    """
+    if profile.problem_set != "sandbox":
+        return TokenScore(math.nan, math.nan, math.nan, marked=0, true=0)
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(base_folder(profile))

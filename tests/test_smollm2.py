@@ -77,7 +77,9 @@ def test_peft_loads_the_adapter_and_the_card_stands_beside_it(runs):
     assert "| lora_rank | 16 |" in (policy / "README.md").read_text()
 
 
-def test_notebooks_2_and_3_run_with_the_profile_alone_changed(runs):
-    run_study("smollm2", runs=runs, figures=runs, overrides=SMOKE, only=("02_grpo_baseline", "03_hicra"))
+def test_notebooks_2_to_4_run_with_the_profile_alone_changed(runs):
+    names = ("02_grpo_baseline", "03_hicra", "04_figures")
+    run_study("smollm2", runs=runs, figures=runs / "figures", overrides=SMOKE, only=names)
     done = {p.stem for p in (runs / "smollm2" / "notebooks").iterdir()}
-    assert done == {"02_grpo_baseline", "03_hicra"}
+    assert done == set(names)
+    assert "SmolLM2-135M-Instruct" in (runs / "figures" / "fig04_hicra_vs_grpo_smollm2.svg").read_text()

@@ -1,14 +1,17 @@
 """Tasks and bases: what a profile asks, and from which policy it starts."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
 
 from hicra.bases import base_folder
+from hicra.lexicon import Lexicon
 from hicra.paths import data_path
 from hicra.problems import ProblemError
 from hicra.profiles import get_profile
+from hicra.rollouts import Rollout, score_on_true_spans
 from hicra.sandbox import is_held_out
 from hicra.tasks import benchmark_tasks, clean_problems, explainer, held_out_tasks, training_tasks
 
@@ -99,3 +102,8 @@ def test_training_problems_of_a_benchmark_are_left_out(arithmetic, tmp_path):
     assert [task.answer for task in tasks] == ["4", "6"]
     assert samples == 1
     assert clean_problems(arithmetic)[1] is None
+
+
+def test_nobody_knows_the_true_spans_of_other_problems(arithmetic):
+    score = score_on_true_spans(Lexicon.load("listing1"), [Rollout("p", "let me check", True)], arithmetic)
+    assert all(math.isnan(value) for value in score[:3])
