@@ -9,6 +9,7 @@ import argparse
 import os
 import random
 import re
+import resource
 import statistics
 import subprocess
 import sys
@@ -48,6 +49,9 @@ class Row(NamedTuple):
     well: bool
 
 
+MODES = ("at any moment", "while a checkpoint is written", "while a record grows", "disk full")
+
+
 # --- kills -----------------------------------------------------------------------------------------
 
 
@@ -61,15 +65,15 @@ def kills(options) -> Iterator[Row]:
         while modes.total() < options.kills:
             run = RunFolder(root / f"killed{compared}")
             while modes.total() < options.kills and not run.finished:
-                mode = rng.choice(("any moment", "while a checkpoint is written", "while a record grows"))
+                mode = rng.choice(MODES)
                 modes[mode] += _killed(profile, run, mode, rng)
                 print(f"{modes.total()} of {options.kills} kills, {run.progress()[0]} steps", flush=True)
             _finish(profile, run)
             compared += 1
             same += _numbers(run) == _numbers(whole)
     how = ", ".join(f"{n} {mode}" for mode, n in sorted(modes.items()))
-    found = f"{same} of {compared} runs equal to the bit after {modes.total()} kills ({how})"
-    yield Row("SIGKILL and resume", found, "all", same == compared and modes.total() >= options.kills)
+    found = f"{same} of {compared} runs equal to the bit; ended {modes.total()} times ({how})"
+    yield Row("ended and resumed", found, "all", same == compared and modes.total() >= options.kills)
 
 
 def _finish(profile, run: RunFolder) -> None:
@@ -78,14 +82,16 @@ def _finish(profile, run: RunFolder) -> None:
 
 
 def _killed(profile, run: RunFolder, mode: str, rng: random.Random) -> bool:
-    """Start the run and kill it at a moment of the kind; False where it ended before that."""
+    """Start the run and end it at a moment of the kind; False where it had finished before that."""
+    if mode == "disk full":
+        return _out_of_space(profile, run, rng)
     before = _state(run.path, mode)
     moment = time.monotonic() + rng.uniform(8, 30)
     process = start(profile, "hicra", 0, run.path)
     while process.poll() is None:
-        if mode == "any moment" and time.monotonic() >= moment:
+        if mode == MODES[0] and time.monotonic() >= moment:
             break
-        if mode != "any moment" and _state(run.path, mode) != before:
+        if mode != MODES[0] and _state(run.path, mode) != before:
             if rng.random() < 0.5:
                 break
             before = _state(run.path, mode)
@@ -96,8 +102,16 @@ def _killed(profile, run: RunFolder, mode: str, rng: random.Random) -> bool:
     return alive
 
 
+def _out_of_space(profile, run: RunFolder, rng: random.Random) -> bool:
+    """No file may grow beyond a size that only checkpoints reach: writing one fails half way."""
+    process = start(profile, "hicra", 0, run.path)
+    limit = rng.randrange(200_000, 5_000_000)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit, limit))
+    return process.wait() != 0
+
+
 def _state(folder: Path, mode: str):
-    if mode == "while a checkpoint is written":
+    if mode == MODES[1]:
         return sorted(folder.glob("checkpoints/*/*"))
     return [p.stat().st_size for p in sorted(folder.glob("*.jsonl"))]
 
