@@ -27,6 +27,7 @@ from transformers import (  # noqa: E402
     PreTrainedTokenizerBase,
 )
 
+POSITIONS = 512  # scored at once: in 32 bit, all of a long completion would not fit beside the logits
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -188,10 +189,21 @@ def token_statistics(
     ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)  # (B, P+T)
     mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)  # (B, P+T)
     width = batch["completion_ids"].shape[1]
-    logps, entropies = [], []
+    found = []
     for part_ids, part_mask in zip(ids.split(rows), mask.split(rows), strict=True):
         logits = model(input_ids=part_ids, attention_mask=part_mask).logits  # (b, P+T, V)
-        scores = (logits[:, -width - 1 : -1].float() / temperature).log_softmax(-1)  # (b, T, V)
-        logps.append(scores.gather(-1, part_ids[:, -width:, None])[..., 0])  # (b, T)
-        entropies.append(-(scores.exp() * scores).sum(-1))  # (b, T)
+        found.append(_scored(logits[:, -width - 1 : -1], part_ids[:, -width:], temperature))
+    logps, entropies = zip(*found, strict=True)
     return torch.cat(logps), torch.cat(entropies)
+
+
+def _scored(
+    logits: torch.Tensor, chosen: torch.Tensor, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits (b, T, V) and tokens (b, T) to log-probabilities and entropies, both (b, T)."""
+    logps, entropies = [], []
+    for part, tokens in zip(logits.split(POSITIONS, 1), chosen.split(POSITIONS, 1), strict=True):
+        scores = (part.float() / temperature).log_softmax(-1)  # (b, t, V)
+        logps.append(scores.gather(-1, tokens[..., None])[..., 0])  # (b, t)
+        entropies.append(-(scores.exp() * scores).sum(-1))  # (b, t)
+    return torch.cat(logps, 1), torch.cat(entropies, 1)

@@ -144,10 +144,11 @@ def check_model(profile: Profile) -> Iterator[Check]:
 def memory_bytes(config, profile: Profile) -> float:
     """An estimate of a run's peak: runtime, weights, optimizer, cache, activations and logits.
 
-    Weights in the profile's dtype (half a byte in 4 bit); gradients and two moments in 32 bit for what
-    is trained; keys and values of every generated token; and for a training pass over `rows_per_pass` rows
-    about 16 activations of hidden size a token and layer (where they are computed anew, one a layer and
-    16 of one layer), and three copies of the logits in 32 bit.
+    Weights in the profile's dtype (half a byte in 4 bit); gradients and two moments in 32 bit for what is
+    trained; keys and values of every generated token (of `rows_per_pass` rows with vLLM, which is faster
+    with more); and for a training pass over `rows_per_pass` rows about 16 activations of hidden size a
+    token and layer (where they are computed anew: one a layer, and 16 of one layer), and three copies of
+    the logits in 32 bit.
     """
     n_weights, n_trained = count_parameters(config, profile.lora_rank)
     rows = profile.prompts_per_step * profile.group_size
@@ -155,7 +156,8 @@ def memory_bytes(config, profile: Profile) -> float:
     tokens = at_once * profile.max_length
     size, layers = BYTES[profile.dtype], config.num_hidden_layers
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    cache = rows * profile.max_length * layers * 2 * config.num_key_value_heads * head * size
+    cached = at_once if profile.vllm else rows
+    cache = cached * profile.max_length * layers * 2 * config.num_key_value_heads * head * size
     kept = layers + 16 if profile.gradient_checkpointing else 16 * layers
     activations = tokens * kept * config.hidden_size * size
     logits = 3 * at_once * profile.max_completion_length * config.vocab_size * 4
