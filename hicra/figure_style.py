@@ -24,7 +24,6 @@ from hicra.verdicts import Interval, interval
 WIDTH = 7.2  # inches: the text width of a two-column page
 PALETTE = sns.color_palette("colorblind")
 BLUE, ORANGE, GREEN, VERMILION, PURPLE = PALETTE[:5]
-# name on the face, colour, dashes
 STEPS = "training step (updates)"
 # name on the face, colour, dashes
 ARMS = {
@@ -36,7 +35,7 @@ ARMS = {
     "high_entropy": ("High-Entropy Advantage", PURPLE, (6, 2, 1, 2)),
     "symmetric": ("Symmetric", ORANGE, (8, 2)),
     "gated": ("Gated", PALETTE[5], (3, 1, 1, 1)),
-    "drop30": ("HICRA, 30 % of grams dropped", PALETTE[6], (3, 3)),
+    "drop30": ("HICRA, 30 % of grams dropped", BLUE, (3, 3)),
     "alpha0.1": ("HICRA, alpha 0.1", PALETTE[8], (1, 2)),
     "alpha0.5": ("HICRA, alpha 0.5", ORANGE, (6, 1)),
     "alpha0.9": ("HICRA, alpha 0.9", PURPLE, (6, 1, 1, 1, 1, 1)),
@@ -98,7 +97,10 @@ def seeds_note(frame: pd.DataFrame) -> str:
 
 
 def seed_counts(frame: pd.DataFrame) -> str:
+    """How many seeds each arm has; one number where all have the same."""
     counts = frame.groupby("arm")["seed"].nunique()
+    if len(counts) > 2 and counts.nunique() == 1:
+        return f"n = {counts.iloc[0]} for every arm"
     return ", ".join(f"{arm_name(arm)} n = {n}" for arm, n in counts.items())
 
 

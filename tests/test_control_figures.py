@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from hicra import control_figures as figures
+from hicra.figure_style import seed_counts
 from tests.test_figures import WORLD, _line, _texts, make
 
 ARMS = ("grpo", "hicra", "oracle")
@@ -60,11 +61,16 @@ def test_frequencies_are_shares_by_rank():
 
 def test_the_boundary_has_a_panel_a_base(frames):
     _, evals = make(arms=("grpo", "hicra", "weak-grpo", "weak-hicra"))
+    evals.loc[evals["arm"].str.startswith("weak"), "accuracy"] -= 0.4
     pairs = {"base": ("grpo", "hicra"), "weak": ("weak-grpo", "weak-hicra")}
     figure = figures.boundary(evals, WORLD, pairs=pairs)
     assert [ax.get_title(loc="left") for ax in figure.axes] == ["base", "weak"]
     np.testing.assert_allclose(_line(figure.axes[0], "GRPO"), [0.41, 0.61])
-    np.testing.assert_allclose(_line(figure.axes[1], "HICRA, weak"), [0.41, 0.61])
+    np.testing.assert_allclose(_line(figure.axes[1], "HICRA, weak"), [0.01, 0.21])
+    assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim()
+    for ax in figure.axes:
+        (low, high), drawn = ax.get_ylim(), np.concatenate([line.get_ydata() for line in ax.lines])
+        assert low < drawn.min() < drawn.max() < high
 
 
 @pytest.mark.parametrize("name", ["curves", "grid", "boundary"])
@@ -76,3 +82,9 @@ def test_an_arm_that_was_not_run_is_named(frames, name):
     }
     with pytest.raises(ValueError, match="no run of arm .'gated'."):
         call[name]()
+
+
+def test_seeds_are_told_once_where_they_are_the_same():
+    rows = [{"arm": arm, "seed": seed} for arm in ("grpo", "hicra", "gated") for seed in (0, 1)]
+    assert seed_counts(pd.DataFrame(rows)) == "n = 2 for every arm"
+    assert seed_counts(pd.DataFrame(rows[:-1])) == "Gated n = 1, GRPO n = 2, HICRA n = 2"
