@@ -15,15 +15,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from hicra import control_figures, figures
-from hicra.annotation import judged_by_truth
 from hicra.claims import load_claims, quantities, verdict_table
-from hicra.figure_style import arm_name, save
+from hicra.figure_style import save
 from hicra.frames import Study, load_study
-from hicra.lexicon import Lexicon
 from hicra.paths import data_path
-from hicra.replay import true_spans
 from hicra.runs import RunError, RunFolder, write_atomic
-from hicra.verdicts import interval
+from hicra.tables import accuracy_table, strategic_table, table_markdown, verdict_markdown
 from hicra.viewer import rollout_html, save_html
 
 
@@ -65,7 +62,6 @@ def _curves(columns: Sequence[str], title: str) -> Callable[[Study, tuple[str, .
     return lambda s, arms: control_figures.curves(*s, columns=columns, arms=arms, title=title)
 
 
-PAPER_TABLE_2 = {"gram": 0.86, "other": 0.12}  # shares that people called strategic
 PAIR = ("grpo", "hicra")
 GRID = ("grpo", "hicra", "weak-grpo", "weak-hicra")
 ENTRIES = (
@@ -192,40 +188,6 @@ def occurrences(runs: Sequence[RunFolder], arm: str) -> dict[str, Counter[str]]:
     return {"tokens": tokens, "Strategic Grams": grams}
 
 
-def accuracy_table(values: pd.DataFrame) -> pd.DataFrame:
-    """Table 1's counterpart: final held-out accuracy of each arm and its paired difference to GRPO."""
-    wide = values["final_accuracy"].unstack("arm")  # (seeds, arms)
-    rows = []
-    for arm in dict.fromkeys(values.index.get_level_values("arm")):
-        level = interval(wide[arm].dropna())
-        row = {
-            "arm": arm_name(arm),
-            "seeds": level.n,
-            "accuracy": level.mean,
-            "low": level.low,
-            "high": level.high,
-        }
-        base = "weak-grpo" if arm.startswith("weak") else "grpo"
-        if arm != base and base in wide:
-            gap = interval((wide[arm] - wide[base]).dropna())
-            row |= {"minus GRPO": gap.mean, "minus low": gap.low, "minus high": gap.high}
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def strategic_table(runs: Sequence[RunFolder]) -> pd.DataFrame:
-    """Table 2's counterpart: Strategic Grams and other n-grams of GRPO's kept rollouts, judged by the world.
-
-    The paper asked people; their answers stand beside ours, which are exact and need nobody.
-    """
-    plain = [run for run in runs if run.path.name.startswith("grpo-seed")]
-    texts = [row["completion"] for run in plain for row in run.read("rollouts.jsonl")]
-    lexicons = {run.manifest()["settings"]["lexicon"] for run in plain}
-    tables = [judged_by_truth(Lexicon.load(name), texts, true_spans) for name in sorted(lexicons)]
-    table = pd.concat(tables) if tables else pd.DataFrame(columns=["kind", "phrases", "strategic"])
-    return table.assign(paper=table["kind"].map(PAPER_TABLE_2))
-
-
 def build_gallery(
     records: Path | str, claims: Path | str, out: Path | str, order: Sequence[str]
 ) -> list[Path]:
@@ -247,15 +209,13 @@ def build_gallery(
         traces = [rollout_html(rows[0]), rollout_html(rows[-1])]
         written.append(out / "fig13_traces.html")
         save_html(traces, written[-1], title=data.study.world)
-    tables = {
-        "table1_accuracy": accuracy_table(data.values),
-        "table2_strategic": strategic_table(data.runs),
-        "verdicts": table,
-    }
-    for name, frame in tables.items():
+    tables = {"table1_accuracy": accuracy_table(data.values), "table2_strategic": strategic_table(data.runs)}
+    for name, frame in {**tables, "verdicts": table}.items():
         write_atomic(out / f"{name}.csv", frame.round(4).to_csv(index=False))
         written.append(out / f"{name}.csv")
-    text = GALLERY.format(world=data.study.world, n=len(data.runs), verdicts=verdict_markdown(table))
+    one, two = map(table_markdown, tables.values())
+    told = {"world": data.study.world, "n": len(data.runs), "verdicts": verdict_markdown(table)}
+    text = GALLERY.format(**told, table1=one, table2=two)
     write_atomic(out / "README.md", text + "\n".join(pages))
     return [*written, out / "README.md"]
 
@@ -273,23 +233,25 @@ Each figure is laid out like the paper's of the same number. Fig. 6 and 13, two 
 By the rules of [data/claims.yaml](../data/claims.yaml), written before the runs. "Ours" is the mean over
 seeds, in brackets the 95 % paired bootstrap; a verdict asks the t-interval too
 ([verdicts.csv](verdicts.csv)). A statistic is a quantity of `hicra/claims.py` and the arms it is added and
-subtracted over. Accuracies by arm: [table1_accuracy.csv](table1_accuracy.csv). Table 2, with the world's
-exact spans as the judge instead of people: [table2_strategic.csv](table2_strategic.csv).
+subtracted over.
 
 {verdicts}
 
+## Table 1
+
+Accuracy at the end on held-out problems, mean and 95 % t-interval over seeds, and the paired difference to
+GRPO from the same base. The paper's columns are the mean over its six benchmarks for Qwen2.5-7B-Base, and for
+the weak base Llama-3.1-8B-Instruct: another world, for the order of arms alone.
+[table1_accuracy.csv](table1_accuracy.csv)
+
+{table1}
+
+## Table 2
+
+Which phrases are strategic? The paper asked people; here the world's exact spans are the judge: a phrase is
+strategic where most of its occurrences in GRPO's kept rollouts lie within a planning phrase.
+[table2_strategic.csv](table2_strategic.csv)
+
+{table2}
+
 """
-
-
-def verdict_markdown(table: pd.DataFrame) -> str:
-    """The verdict table as Markdown, short enough to read."""
-    lines = ["| claim | paper | statistic | ours | seeds | verdict |", "|---|---|---|---|---|---|"]
-    for row in table.itertuples():
-        tested = pd.notna(row.ours)
-        ours = f"{row.ours:+.3f} [{row.low:+.3f}, {row.high:+.3f}]" if tested else ""
-        verdict = f"**{row.verdict}**" + (f": {row.note}" if row.note else "")
-        statistic = f"`{row.statistic}`" if pd.notna(row.statistic) else ""
-        lines.append(
-            f"| {row.claim} ({row.where}) | {row.paper} | {statistic} | {ours} | {row.seeds} | {verdict} |"
-        )
-    return "\n".join(lines)

@@ -53,10 +53,8 @@ ALLOWED = {
     "figure_style": "runs verdicts",
     "figures": "figure_style verdicts",
     "control_figures": "figure_style figures verdicts",
-    "gallery": (
-        "annotation claims control_figures figure_style figures frames lexicon paths replay runs "
-        "verdicts viewer"
-    ),
+    "tables": "annotation figure_style lexicon replay runs verdicts",
+    "gallery": "claims control_figures figure_style figures frames paths runs tables viewer",
     "calibration": "frames launch profiles runs",
     "viewer": "runs",
     "judge": "",

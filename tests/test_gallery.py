@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from hicra import gallery
+from hicra import gallery, tables
 from hicra.__main__ import main
 from hicra.lexicon import Lexicon
 from hicra.runs import RunError
@@ -43,6 +43,11 @@ def test_table_1_holds_accuracies_and_paired_differences(records, root, tmp_path
     _build(records, root, tmp_path)
     table = pd.read_csv(tmp_path / "table1_accuracy.csv").set_index("arm")
     assert table.loc["HICRA", ["seeds", "accuracy", "minus GRPO"]].tolist() == [2, 0.605, 0.1]
+    # the paper's six benchmarks, Qwen2.5-7B-Base: 253.4 / 6 against 230.7 / 6
+    assert table.loc["HICRA", ["paper", "paper minus GRPO"]].tolist() == [0.4223, 0.0378]
+    page = (tmp_path / "README.md").read_text()
+    assert "| HICRA | 2 | 0.605 |" in page
+    assert "| GRPO | 2 | 0.505 |" in page
     assert table.loc["HICRA, weak base", "minus GRPO"] == pytest.approx(0.1)
     assert pd.isna(table.loc["GRPO", "minus GRPO"])
     verdicts = pd.read_csv(tmp_path / "verdicts.csv")
@@ -63,11 +68,11 @@ def test_occurrences_are_summed_over_runs(records):
 def test_table_2_judges_by_the_worlds_truth(tmp_path):
     # Every gram of the lexicon lies in the plan, all but the last three words of the text.
     text = "We know that we can take the tens and ones apart. Two and three."
-    table = gallery.strategic_table([write_record(tmp_path, "grpo", 10, completion=text)]).set_index("kind")
+    table = tables.strategic_table([write_record(tmp_path, "grpo", 10, completion=text)]).set_index("kind")
     assert table["phrases"].to_dict() == {"gram": len(Lexicon.load("sandbox").find(text)), "other": 1}
     assert table["strategic"].to_dict() == {"gram": 1.0, "other": 0.0}
     assert table["paper"].to_dict() == {"gram": 0.86, "other": 0.12}
-    assert gallery.strategic_table([]).empty
+    assert tables.strategic_table([]).empty
 
 
 def test_no_record_is_an_error_and_writes_nothing(root, tmp_path, capsys):

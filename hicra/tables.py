@@ -1,0 +1,86 @@
+"""The paper's tables from run records, with its numbers beside ours, and tables as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from hicra.annotation import judged_by_truth
+from hicra.figure_style import arm_name
+from hicra.lexicon import Lexicon
+from hicra.replay import true_spans
+from hicra.runs import RunFolder
+from hicra.verdicts import interval
+
+# Means over the six benchmarks of the paper's Table 1: Qwen2.5-7B-Base, for weak arms Llama-3.1-8B-Instruct.
+PAPER_TABLE_1 = {
+    "grpo": 0.3845,
+    "hicra": 0.4223,
+    "high_entropy": 0.3875,
+    "placebo": 0.3818,
+    "entropy_reg": 0.3778,
+    "weak-grpo": 0.2248,
+    "weak-hicra": 0.2300,
+}
+PAPER_TABLE_2 = {"gram": 0.86, "other": 0.12}  # shares that people called strategic
+
+
+def accuracy_table(values: pd.DataFrame) -> pd.DataFrame:
+    """Table 1: final held-out accuracy of each arm, its paired difference to GRPO, and the paper's."""
+    wide = values["final_accuracy"].unstack("arm")  # (seeds, arms)
+    rows = []
+    for arm in dict.fromkeys(values.index.get_level_values("arm")):
+        level = interval(wide[arm].dropna())
+        row = {
+            "arm": arm_name(arm),
+            "seeds": level.n,
+            "accuracy": level.mean,
+            "low": level.low,
+            "high": level.high,
+            "paper": PAPER_TABLE_1.get(arm),
+        }
+        base = "weak-grpo" if arm.startswith("weak") else "grpo"
+        if arm != base and base in wide:
+            gap = interval((wide[arm] - wide[base]).dropna())
+            row |= {"minus GRPO": gap.mean, "minus low": gap.low, "minus high": gap.high}
+            if arm in PAPER_TABLE_1:
+                row["paper minus GRPO"] = PAPER_TABLE_1[arm] - PAPER_TABLE_1[base]
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def strategic_table(runs: Sequence[RunFolder]) -> pd.DataFrame:
+    """Table 2's counterpart: Strategic Grams and other n-grams of GRPO's kept rollouts, judged by the world.
+
+    The paper asked people; their answers stand beside ours, which are exact and need nobody.
+    """
+    plain = [run for run in runs if run.path.name.startswith("grpo-seed")]
+    texts = [row["completion"] for run in plain for row in run.read("rollouts.jsonl")]
+    lexicons = {run.manifest()["settings"]["lexicon"] for run in plain}
+    tables = [judged_by_truth(Lexicon.load(name), texts, true_spans) for name in sorted(lexicons)]
+    table = pd.concat(tables) if tables else pd.DataFrame(columns=["kind", "phrases", "strategic"])
+    return table.assign(paper=table["kind"].map(PAPER_TABLE_2))
+
+
+def table_markdown(table: pd.DataFrame) -> str:
+    """A table as Markdown: three decimals, nothing where there is no number."""
+    lines = ["| " + " | ".join(table.columns) + " |", "|---" * len(table.columns) + "|"]
+    for row in table.itertuples(index=False):
+        cells = ["" if pd.isna(v) else f"{v:.3f}" if isinstance(v, float) else str(v) for v in row]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def verdict_markdown(table: pd.DataFrame) -> str:
+    """The verdict table as Markdown, short enough to read."""
+    lines = ["| claim | paper | statistic | ours | seeds | verdict |", "|---|---|---|---|---|---|"]
+    for row in table.itertuples():
+        tested = pd.notna(row.ours)
+        ours = f"{row.ours:+.3f} [{row.low:+.3f}, {row.high:+.3f}]" if tested else ""
+        verdict = f"**{row.verdict}**" + (f": {row.note}" if row.note else "")
+        statistic = f"`{row.statistic}`" if pd.notna(row.statistic) else ""
+        lines.append(
+            f"| {row.claim} ({row.where}) | {row.paper} | {statistic} | {ours} | {row.seeds} | {verdict} |"
+        )
+    return "\n".join(lines)
