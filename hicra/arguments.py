@@ -42,7 +42,14 @@ def make_parser() -> argparse.ArgumentParser:
     for command in (study, train, own, ready):
         command.add_argument("--profile", default="sandbox")
         command.add_argument("--overrides", type=_overrides, default={}, metavar="JSON")
+    _add_runs(commands)
+    _add_records(commands)
+    _add_lexicon(commands)
+    _add_score(commands)
+    return parser
 
+
+def _add_runs(commands) -> None:
     scored = commands.add_parser("benchmarks", help="score finished runs on their benchmarks")
     scored.add_argument("folders", type=Path, nargs="+", metavar="RUN", help="run folders")
     scored.add_argument("--vllm", action="store_true", help="generate by vLLM, where it is installed")
@@ -67,6 +74,8 @@ def make_parser() -> argparse.ArgumentParser:
     experiments.add_argument("--workers", type=int, default=os.cpu_count(), help="runs side by side")
     experiments.add_argument("--overrides", type=_overrides, default={}, metavar="JSON")
 
+
+def _add_records(commands) -> None:
     judge = commands.add_parser("judge", help="an LLM judge against the exact labels of sandbox failures")
     judge.add_argument("--records", type=Path, nargs="+", required=True, metavar="RUN", help="run folders")
     judge.add_argument("--model", required=True, help="as the server names it")
@@ -77,9 +86,6 @@ def make_parser() -> argparse.ArgumentParser:
     figures.add_argument("--claims", type=Path, default=Path("data/claims.yaml"))
     figures.add_argument("--out", type=Path, default=Path("figures"))
     commands.add_parser("cards", help="print the cards of the shipped lexicons")
-    _add_lexicon(commands)
-    _add_score(commands)
-    return parser
 
 
 def _add_lexicon(commands) -> None:

@@ -9,7 +9,8 @@ PACKAGE = Path(__file__).parent.parent / "hicra"
 
 ALLOWED = {
     "credit": "",
-    "dynamics": "",
+    "entropy": "",
+    "dynamics": "entropy",
     "words": "",
     "rewards": "verify_worker",
     "verify_worker": "",

@@ -1,0 +1,100 @@
+"""Entropies of what Strategic Grams occur and what follows them: plug-in, corrected, and size-matched.
+
+The plug-in entropy grows with the number of occurrences; `rarefied_entropy` compares at equal numbers.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+
+def shannon_entropy(counts: Iterable[int], base: float = 2) -> float:
+    """Plug-in entropy of a frequency distribution; bits with `base=2`, NaN without counts.
+
+    Raises ValueError, as do all estimates here, for negative or fractional counts.
+    """
+    frequencies = _counts(counts)  # (K,)
+    if not frequencies.size:
+        return math.nan
+    p = frequencies / frequencies.sum()  # (K,)
+    return float(abs((p * np.log(p)).sum()) / math.log(base))
+
+
+def chao_shen_entropy(counts: Iterable[int]) -> float:
+    """Coverage-adjusted entropy in bits (Chao and Shen, 2003); NaN without counts.
+
+    Frequencies are shrunk by the estimated coverage 1 - singletons / n and weighted by the inverse
+    of their chance to be seen. If all are singletons, one counts as seen twice, as is usual.
+    """
+    frequencies = _counts(counts)  # (K,)
+    if not frequencies.size:
+        return math.nan
+    n, singletons = frequencies.sum(), (frequencies == 1).sum()
+    coverage = 1 - min(singletons, n - 1) / n
+    p = coverage * frequencies / n  # (K,)
+    return float(abs((p * np.log2(p) / (1 - (1 - p) ** n)).sum()))
+
+
+def rarefied_entropy(counts: Iterable[int], m: int) -> float:
+    """Expected plug-in entropy, in bits, of `m` occurrences drawn without replacement.
+
+    Exact: a gram's sightings in the draw are hypergeometric, and expectations add over grams.
+    Equals `shannon_entropy` at m = n, never falls as m grows. ValueError unless 1 <= m <= n.
+    """
+    frequencies = _counts(counts)
+    n = int(frequencies.sum())
+    if not 1 <= m <= n:
+        raise ValueError(f"m={m} must lie in 1..{n}, the number of occurrences")
+    log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])  # (n + 1,)
+
+    def log_choose(a: int, b: np.ndarray | int) -> np.ndarray:
+        return log_factorial[a] - log_factorial[b] - log_factorial[a - b]
+
+    total = 0.0
+    for c, grams in zip(*np.unique(frequencies, return_counts=True), strict=True):
+        k = np.arange(max(1, m - (n - c)), min(c, m) + 1)  # possible sightings of such a gram
+        chance = np.exp(log_choose(c, k) + log_choose(n - c, m - k) - log_choose(n, m))
+        total += grams * (chance * k / m * np.log2(m / k)).sum()
+    return float(total)
+
+
+def conditional_entropy(followers: Mapping[str, Mapping[str, int]]) -> float:
+    """Sum over grams g of p(g) * H(follower | g), plug-in, in bits; NaN without followers.
+
+    **Decision**: p(g) is g's share of the occurrences that have a procedural follower. Others run
+    into the next gram or end the completion; counting them would add weight without a choice.
+    """
+    followed = [list(f.values()) for f in followers.values() if sum(f.values())]
+    n = sum(map(sum, followed))
+    return sum(sum(f) / n * shannon_entropy(f) for f in followed) if n else math.nan
+
+
+def matched_conditional_entropy(followers: Mapping[str, Mapping[str, int]], m: int) -> float:
+    """Expected `conditional_entropy`, in bits, of `m` (gram, follower) pairs.
+
+    Exact: H(F|G) = H(G, F) - H(G) for plug-in entropies, and both terms can be rarefied.
+    Raises as `rarefied_entropy`.
+    """
+    joint = [c for f in followers.values() for c in f.values()]
+    marginal = [sum(f.values()) for f in followers.values()]
+    return rarefied_entropy(joint, m) - rarefied_entropy(marginal, m)
+
+
+def cluster_counts(gram_counts: Mapping[str, int], clusters: Mapping[str, int]) -> Counter:
+    """Occurrences per cluster. Raises ValueError for a gram without a cluster."""
+    missing = sorted(set(gram_counts) - set(clusters))
+    if missing:
+        raise ValueError(f"no cluster for {missing[:3]} ({len(missing)} grams): another lexicon?")
+    totals: Counter = Counter()
+    for gram, count in gram_counts.items():
+        totals[clusters[gram]] += count
+    return totals
+
+
+def _counts(counts: Iterable[int]) -> np.ndarray:
+    values = np.asarray(list(counts))
+    if values.size and (values.dtype.kind not in "iu" or (values < 0).any()):
+        raise ValueError(f"counts must be whole and not negative, got {values[:5].tolist()}")
+    return values[values > 0]
