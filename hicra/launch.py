@@ -93,7 +93,10 @@ def status(folders: Sequence[RunFolder]) -> str:
 def start(profile: Profile, arm: str, seed: int, folder: Path) -> subprocess.Popen:
     """One run under way, in a process of its own; what it prints goes to `folder/log.txt`."""
     folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "hicra", "train", "--arm", arm, "--seed", str(seed)]
+    command = [sys.executable, "-m"]
+    if profile.processes > 1:
+        command += ["torch.distributed.run", "--standalone", "--nproc_per_node", str(profile.processes), "-m"]
+    command += ["hicra", "train", "--arm", arm, "--seed", str(seed)]
     command += ["--profile", profile.name, "--out", str(folder)]
     command += ["--overrides", json.dumps(profile.overrides())]
     with open(folder / "log.txt", "ab") as log:

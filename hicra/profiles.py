@@ -52,6 +52,7 @@ class Profile:
     load_in_4bit: bool = False
     gradient_checkpointing: bool = False  # saves memory, costs about a quarter of a step
     rows_per_pass: int = 0  # completions a forward and backward pass holds at once; 0: the whole step's
+    processes: int = 1  # of one run, data-parallel; on GPUs one each
     vllm: bool = False  # rollouts by vLLM inside the trainer; needs a GPU
     # a supervised start on worked solutions, for a model that does not know the answer's format
     warm_start_steps: int = 0
@@ -213,9 +214,15 @@ def _check_together(profile: Profile) -> None:
         )
     if profile.report_to and importlib.util.find_spec(profile.report_to) is None:
         raise ValueError(f"report_to={profile.report_to!r} is not installed; pip install {profile.report_to}")
-    rows = profile.prompts_per_step * profile.group_size
+    if profile.processes < 1 or profile.prompts_per_step % profile.processes:
+        raise ValueError(
+            f"processes={profile.processes} cannot share a step's {profile.prompts_per_step} prompts evenly"
+        )
+    rows = profile.prompts_per_step * profile.group_size // profile.processes
     if profile.rows_per_pass and rows % profile.rows_per_pass:
-        raise ValueError(f"rows_per_pass={profile.rows_per_pass} does not divide a step's {rows} completions")
+        raise ValueError(
+            f"rows_per_pass={profile.rows_per_pass} does not divide a process's {rows} completions a step"
+        )
     if profile.group_size < 2:
         raise ValueError(f"group_size={profile.group_size}: a group needs 2 completions or more")
 

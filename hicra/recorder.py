@@ -13,12 +13,13 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
 
 from hicra.credit import top_share
 from hicra.lexicon import Lexicon
 from hicra.rewards import grade
-from hicra.runs import RunError, RunFolder, write_atomic
+from hicra.runs import RunError, RunFolder
 from hicra.words import segments
 
 HIGH_ENTROPY = 0.3  # the share of tokens that Fig. 12 calls high-entropy
@@ -52,6 +53,18 @@ def class_sums(values: Tensor, planning: Tensor, completion: Tensor) -> dict[str
     }
 
 
+def add_rows(rows: list[dict]) -> dict:
+    """One row of a step from its shares, a process each: sums and counts add, also inside of them."""
+    total = dict(rows[0])
+    for row in rows[1:]:
+        for name, value in row.items():
+            if isinstance(value, dict):
+                total[name] = add_rows([total[name], value]) if name in total else value
+            elif value is not None and name != "step":
+                total[name] = total.get(name, 0) + value
+    return total
+
+
 class Recorder:
     """Observes one run and writes its record to `folder`.
 
@@ -82,6 +95,7 @@ class Recorder:
 
     def __call__(self, prompts, completions, completion_ids, answer, problem, **_) -> list[float]:
         grades = grade(completions, answer)
+        self._check_groups(prompts)
         ended = [ids[-1] == self.tokenizer.eos_token_id for ids in completion_ids]
         self.texts, self.prompts, self.ended = completions, prompts, ended
         self.reasons = [
@@ -94,6 +108,12 @@ class Recorder:
         ]
         self.rewards = torch.tensor([g.reward for g in grades])  # (B,)
         return self.rewards.tolist()
+
+    def _check_groups(self, prompts) -> None:
+        """A group's statistics need all of it in one process, in order."""
+        for start in range(0, len(prompts), self.group_size):
+            if len({str(p) for p in prompts[start : start + self.group_size]}) != 1:
+                raise RunError("a process was given parts of groups; processes must share prompts evenly")
 
     def score(self, model, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Log-probability and entropy (nats) of every completion token, both (B, T)."""
@@ -115,7 +135,7 @@ class Recorder:
         nll, entropy = class_sums(-logps, planning, done), class_sums(entropies, planning, done)
         groups = self.rewards.view(-1, self.group_size)  # (B/G, G)
         plain = batch["advantages"][:, None].expand_as(advantages)  # (B, T)
-        self.row = {
+        row = {
             "step": step,
             "n_completions": len(self.texts),
             "n_groups": len(groups),
@@ -137,6 +157,7 @@ class Recorder:
             **{f"nll_{k}": v for k, v in nll.items()},
             **{f"entropy_{k}": v for k, v in entropy.items()},
         }
+        self.row = add_rows(gather_object([row]))
         self._keep_rollouts(step, batch["completion_ids"], done, planning, logps, entropies)
 
     def warn_if_unchanged(self, arm: str) -> None:
@@ -165,12 +186,11 @@ class Recorder:
         """Keep the rollouts of a step whose update is not finite, and end the run."""
         kept = zip(self.prompts, self.texts, self.rewards.tolist(), strict=True)
         rows = [{"prompt": p, "completion": c, "reward": r} for p, c, r in kept]
-        path = self.folder.path / "diverged.json"
         report = {"step": self.row["step"], **{k: str(v) for k, v in trained.items()}, "rollouts": rows}
-        write_atomic(path, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+        self.folder.keep("diverged.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
         wrong = ", ".join(f"{k} {v}" for k, v in trained.items() if not math.isfinite(v))
         raise RunError(
-            f"step {self.row['step']} of {self.folder.path} gave {wrong}; its rollouts are in {path.name}. "
+            f"step {self.row['step']} of {self.folder.path} gave {wrong}; its rollouts are in diverged.json. "
             "Lower learning_rate or max_grad_norm, and delete the folder to run anew"
         )
 

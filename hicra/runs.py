@@ -190,6 +190,10 @@ class RunFolder:
         for name in RECORDS:
             (self.path / name).unlink()
 
+    def keep(self, name: str, text: str) -> None:
+        """Write a file of the run's that is no record, atomically."""
+        write_atomic(self.path / name, text)
+
     def read(self, name: str) -> list[dict]:
         """Rows of a record file; RunError names a file that is missing, torn or tampered with."""
         wanted = self.manifest().get("sha256")
@@ -201,3 +205,16 @@ class RunFolder:
         if file_sha256(path) != wanted[name]:
             raise RunError(f"{path} was changed after the run (its checksum differs); rerun it")
         return [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+
+
+class Follower(RunFolder):
+    """The same run in a process that shares its work; the process of rank 0 alone writes."""
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        yield
+
+    def _write_nothing(self, *args, **kwargs) -> None:
+        pass
+
+    open = append = rewind = finish = keep = add_notice = _write_nothing

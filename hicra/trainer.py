@@ -111,11 +111,12 @@ class RecordCallback(TrainerCallback):
         self.recorder, self.evaluate, self.every = recorder, evaluate, every
 
     def on_train_begin(self, args, state, control, **kwargs):
-        if state.global_step == 0:
+        if state.global_step == 0 and state.is_world_process_zero:
             self.recorder.add_evaluation(0, self.evaluate())
 
     def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step % self.every == 0 or state.global_step == state.max_steps:
+        due = state.global_step % self.every == 0 or state.global_step == state.max_steps
+        if due and state.is_world_process_zero:
             self.recorder.add_evaluation(state.global_step, self.evaluate())
 
     def on_log(self, args, state, control, logs=None, **kwargs):

@@ -20,7 +20,7 @@ from hicra.model_card import model_card
 from hicra.paths import data_path
 from hicra.profiles import ARMS, DEFAULTS, Profile
 from hicra.replay import explain_failure, true_spans
-from hicra.runs import RunError, RunFolder, folder_sha256, sha256, write_atomic
+from hicra.runs import Follower, RunError, RunFolder, folder_sha256, sha256, write_atomic
 from hicra.sandbox import SandboxProblem
 from hicra.tasks import explainer, held_out_tasks, training_tasks
 
@@ -86,7 +86,7 @@ def grpo_config(profile: Profile, arm: str, seed: int, out: Path):
     from hicra import engine  # imports Unsloth, so before TRL
     from trl import GRPOConfig  # isort: skip
 
-    rows = profile.prompts_per_step * profile.group_size
+    rows = profile.prompts_per_step * profile.group_size // profile.processes
     at_once = profile.rows_per_pass or rows
     return GRPOConfig(
         output_dir=str(out),
@@ -121,6 +121,8 @@ def grpo_config(profile: Profile, arm: str, seed: int, out: Path):
         fp16=profile.dtype == "float16",
         gradient_checkpointing=False,  # the engine's affair
         dataloader_pin_memory=False,
+        ddp_backend="gloo" if profile.processes > 1 and not engine.has_gpu() else None,
+        ddp_timeout=24 * 3600,  # the others wait while one process evaluates
         seed=seed,
     )
 
@@ -132,10 +134,13 @@ def train(profile: Profile, arm: str, seed: int, folder: Path | str) -> RunFolde
     made with other settings or being written by another process, ValueError for an unknown arm; all
     before anything is written.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        # HicraMixin works data-parallel; the record of a run is still written by one process.
-        raise RunError("a recorded run has one process; several runs go side by side (hicra.launch)")
-    run = RunFolder(folder)
+    world, rank = (int(os.environ.get(name, one)) for name, one in (("WORLD_SIZE", "1"), ("RANK", "0")))
+    if world != profile.processes:
+        raise RunError(
+            f"{world} processes were started for a run with processes={profile.processes}; "
+            "start runs by hicra.launch or notebooks, or set processes"
+        )
+    run = RunFolder(folder) if rank == 0 else Follower(folder)
     settings = run_settings(profile, arm, seed)
     run.check(settings, DEFAULTS)
     if run.finished:
@@ -148,7 +153,8 @@ def train(profile: Profile, arm: str, seed: int, folder: Path | str) -> RunFolde
         run.rewind(int(checkpoint.name.split("-")[1]) if checkpoint else 0)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         trainer.save_model(str(run.path / "policy"))
-        write_atomic(run.path / "policy" / "README.md", model_card(run))
+        if rank == 0:
+            write_atomic(run.path / "policy" / "README.md", model_card(run))
         run.finish(wall_seconds=round(time.monotonic() - started, 1))
     return run
 

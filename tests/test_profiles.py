@@ -38,7 +38,9 @@ def test_the_defaults_that_the_paper_prints():
         ("sandbox", {"benchmarks": "math500"}, "benchmarks='math500'; give a list of names"),
         ("sandbox", {"report_to": "slate"}, "report_to='slate' is unknown; choose one of: trackio, wandb"),
         ("sandbox", {"report_to": "wandb"}, "report_to='wandb' is not installed; pip install wandb"),
-        ("sandbox", {"rows_per_pass": 5}, "rows_per_pass=5 does not divide a step's 128 completions"),
+        ("sandbox", {"rows_per_pass": 5}, "rows_per_pass=5 does not divide a process's 128 completions"),
+        ("sandbox", {"processes": 3}, "processes=3 cannot share a step's 16 prompts evenly"),
+        ("sandbox", {"processes": 0}, "processes=0"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_remedy(name, overrides, message):

@@ -7,7 +7,7 @@ import torch
 
 from hicra.launch import status
 from hicra.lexicon import Lexicon
-from hicra.recorder import Recorder, gram_counts
+from hicra.recorder import Recorder, add_rows, gram_counts
 from hicra.runs import RunError, RunFolder
 
 
@@ -66,3 +66,31 @@ def test_followers_are_the_words_behind_a_planning_span():
     grams, followers = gram_counts(texts, lexicon)
     assert grams == {"let's try to": 2, "we know that": 2}
     assert followers == {"let's try to": {"add 2 and": 2}}
+
+
+def test_the_shares_of_a_step_add_up():
+    one = {
+        "step": 3,
+        "n": 2,
+        "nll": 0.5,
+        "reasons": {"right": 1},
+        "followers": {"a": {"x": 1}},
+        "errors": None,
+    }
+    two = {
+        "step": 3,
+        "n": 1,
+        "nll": 0.25,
+        "reasons": {"wrong": 2},
+        "followers": {"a": {"x": 1, "y": 1}},
+        "errors": None,
+    }
+    assert add_rows([one]) == one
+    assert add_rows([one, two]) == {
+        "step": 3,
+        "n": 3,
+        "nll": 0.75,
+        "reasons": {"right": 1, "wrong": 2},
+        "followers": {"a": {"x": 2, "y": 1}},
+        "errors": None,
+    }

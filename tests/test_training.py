@@ -150,9 +150,22 @@ def test_an_oracle_credits_other_tokens_and_is_observed_alike(runs, tmp_path, sm
     assert 0 < oracle["n_credit_changed"] != lexicon["n_credit_changed"] > 0
 
 
-def test_a_recorded_run_has_one_process(tmp_path, smoke, monkeypatch):
+def test_two_processes_share_a_run_and_one_writes_its_record(tmp_path, smoke):
+    study = get_profile("sandbox", **smoke, processes=2)
+    train_runs(study, "hicra", tmp_path)
+    rows = _rows(tmp_path / "sandbox", "hicra")
+    assert [(row["step"], row["n_completions"], row["n_groups"]) for row in rows] == [(0, 16, 4), (1, 16, 4)]
+    for row in rows:
+        assert sum(row["reasons"].values()) == 16
+        assert row["n_planning"] + row["n_execution"] == row["length_sum"]
+        assert sum(row["errors"].values()) == 16 - row["reward_sum"]
+    assert [row["step"] for row in _rows(tmp_path / "sandbox", "hicra", "evals.jsonl")] == [0, 1, 2]
+    assert len(_rows(tmp_path / "sandbox", "hicra", "rollouts.jsonl")) == 2 * 8
+
+
+def test_another_number_of_processes_than_the_settings_say_is_refused(tmp_path, smoke, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(RunError, match="one process"):
+    with pytest.raises(RunError, match="2 processes were started for a run with processes=1"):
         train(get_profile("sandbox", **smoke), "grpo", 0, tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
 
