@@ -76,7 +76,7 @@ def first_cells(path: Path) -> list:
     repository = address().removeprefix("https://github.com/")
     badge = nbformat.v4.new_markdown_cell(BADGE.format(repository=repository, name=path.name))
     setup = nbformat.v4.new_code_cell(SETUP.format(address=address(), torch=torch))
-    setup.metadata = {"cellView": "form", "jupyter": {"source_hidden": True}}  # folded, there and here
+    setup.metadata = {"cellView": "form"}  # folded in Colab
     badge.id, setup.id = f"{number}-badge", f"{number}-setup"
     return [badge, setup]
 
