@@ -190,6 +190,8 @@ def memory(options) -> Iterator[Row]:
             time.sleep(5)
             family = [parent, *parent.children(recursive=True)]
             sizes.append((time.monotonic() - began, sum(_resident(p) for p in family)))
+            if len(sizes) % 120 == 0:
+                print(f"{sizes[-1][0] / 60:.0f} min: {sizes[-1][1] / 1e9:.3f} GB", flush=True)
         steps = RunFolder(Path(temporary) / "run").progress()[0]
         process.kill()
         process.wait()
