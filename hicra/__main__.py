@@ -83,10 +83,13 @@ def _sandbox_lexicon(options) -> None:
 def _experiments(options) -> None:
     from hicra.experiments import CONDITIONS, run_experiments
 
+    sandbox = options.profile == "sandbox"
+    place = "experiments" if sandbox else options.profile
     run_experiments(
-        options.runs,
-        options.records,
-        tuple(options.conditions or CONDITIONS),
+        options.runs or Path("runs") / place,
+        options.records or Path("data") / place,
+        tuple(options.conditions or (CONDITIONS if sandbox else ("grpo", "hicra"))),
+        profile=options.profile,
         report=_every(30),
         workers=options.workers,
         **options.overrides,
@@ -144,7 +147,9 @@ def _figures(options) -> None:
     from hicra.experiments import CONDITIONS
     from hicra.gallery import build_gallery
 
-    written = build_gallery(options.records, options.claims, options.out, tuple(CONDITIONS))
+    written = build_gallery(
+        options.records, options.claims, options.out, tuple(CONDITIONS), models=options.models
+    )
     print(f"{len(written)} files in {options.out}")
 
 

@@ -116,6 +116,7 @@ def _warm_start(profile: Profile, out: Path) -> Path:
             learning_rate=profile.warm_start_learning_rate,
             warmup_steps=min(5, profile.warm_start_steps),
             max_length=profile.max_length,
+            train_sampling_strategy="group_by_length",  # less padding
             completion_only_loss=True,
             logging_steps=5,
             save_strategy="no",

@@ -19,6 +19,8 @@ def evaluate(
 ) -> dict:
     """Accuracy (share of right samples), pass@8 where `samples` >= 8, mean length, failures by kind.
 
+    `right` counts a problem's right samples, in the order of `problems`, so that two policies can be compared
+    problem by problem.
     `problems` have `.prompt` and `.answer`; `length` counts a completion's tokens (words unless
     given). Raises ValueError for an empty problem set.
     """
@@ -34,6 +36,7 @@ def evaluate(
     return {
         "accuracy": sum(right) / len(right),
         "n": len(right),
+        "right": per_problem,
         "mean_length": sum(map(length, completions)) / len(completions),
         "pass_at_8": (
             sum(pass_at_k(samples, c, 8) for c in per_problem) / len(per_problem) if samples >= 8 else None

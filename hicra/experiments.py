@@ -52,19 +52,29 @@ CONDITIONS = {
 }
 
 
-def condition_profile(name: str, **overrides) -> Profile:
-    """The settings of a condition. Raises ValueError for an unknown one."""
+def condition_profile(name: str, profile: str = "sandbox", **overrides) -> Profile:
+    """The settings of a condition; steps and seeds of another profile than the sandbox are its own.
+
+    Raises ValueError for an unknown condition, and for one that needs the sandbox elsewhere.
+    """
     if name not in CONDITIONS:
         raise ValueError(f"unknown condition {name!r}; choose one of: {', '.join(CONDITIONS)}")
-    return get_profile("sandbox", **{**COMMON, "seeds": SEEDS, **CONDITIONS[name].overrides, **overrides})
+    settings = CONDITIONS[name].overrides
+    if profile == "sandbox":
+        settings = {**COMMON, "seeds": SEEDS, **settings}
+    elif "sandbox" in str(settings):
+        raise ValueError(f"condition {name!r} is the sandbox's own ({settings}); {profile} has none like it")
+    return get_profile(profile, **{**settings, **overrides})
 
 
-def experiment_jobs(root: Path | str, names: Sequence[str] = tuple(CONDITIONS), **overrides) -> Iterator[Job]:
+def experiment_jobs(
+    root: Path | str, names: Sequence[str] = tuple(CONDITIONS), *, profile: str = "sandbox", **overrides
+) -> Iterator[Job]:
     """A run for every condition and seed, condition by condition."""
     for name in names:
-        profile = condition_profile(name, **overrides)
-        for seed in profile.seeds:
-            yield Job(profile, CONDITIONS[name].arm, seed, RunFolder(Path(root) / f"{name}-seed{seed}"))
+        own = condition_profile(name, profile, **overrides)
+        for seed in own.seeds:
+            yield Job(own, CONDITIONS[name].arm, seed, RunFolder(Path(root) / f"{name}-seed{seed}"))
 
 
 def run_experiments(
@@ -72,6 +82,7 @@ def run_experiments(
     records: Path | str,
     names: Sequence[str] = tuple(CONDITIONS),
     *,
+    profile: str = "sandbox",
     report: Callable[[str], None],
     workers: int,
     **overrides,
@@ -82,7 +93,7 @@ def run_experiments(
     `train_all`; a record in `records` made with other settings is refused too.
     """
     records = Path(records)
-    jobs = list(experiment_jobs(root, names, **overrides))
+    jobs = list(experiment_jobs(root, names, profile=profile, **overrides))
     missing = []
     for job in jobs:
         record = RunFolder(records / job.folder.path.name)

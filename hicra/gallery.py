@@ -20,7 +20,7 @@ from hicra.figure_style import save
 from hicra.frames import Study, load_study
 from hicra.paths import data_path
 from hicra.runs import RunError, RunFolder, write_atomic
-from hicra.tables import accuracy_table, strategic_table, table_markdown, verdict_markdown
+from hicra.tables import accuracy_table, learning_table, strategic_table, table_markdown, verdict_markdown
 from hicra.viewer import rollout_html, save_html
 
 
@@ -189,11 +189,16 @@ def occurrences(runs: Sequence[RunFolder], arm: str) -> dict[str, Counter[str]]:
 
 
 def build_gallery(
-    records: Path | str, claims: Path | str, out: Path | str, order: Sequence[str]
+    records: Path | str,
+    claims: Path | str,
+    out: Path | str,
+    order: Sequence[str],
+    models: Sequence[Path | str] = (),
 ) -> list[Path]:
     """Draw every figure, write the accuracy and verdict tables, and the gallery page README.md.
 
-    Raises RunError where `records` hold no finished run, ClaimError for a claims file it cannot use.
+    `models` are folders with the runs of language models; each gets a section of its own. Raises RunError
+    where a folder holds no finished run, ClaimError for a claims file it cannot use.
     """
     data, out = load_experiments(records, order), Path(out)
     table = verdict_table(load_claims(claims), data.values)
@@ -215,9 +220,26 @@ def build_gallery(
         written.append(out / f"{name}.csv")
     one, two = map(table_markdown, tables.values())
     told = {"world": data.study.world, "n": len(data.runs), "verdicts": verdict_markdown(table)}
+    for folder in models:
+        page, files = _model_section(folder, out, order)
+        pages.append(page)
+        written += files
     text = GALLERY.format(**told, table1=one, table2=two)
     write_atomic(out / "README.md", text + "\n".join(pages))
     return [*written, out / "README.md"]
+
+
+def _model_section(records: Path | str, out: Path, order: Sequence[str]) -> tuple[str, list[Path]]:
+    """The gallery's section on a language model's runs, and the files that it shows."""
+    data, name = load_experiments(records, order), Path(records).name
+    table, written, shown = learning_table(data.runs), [], []
+    for entry in ENTRIES:
+        if set(entry.arms) <= set(data.arms):
+            written += save(entry.draw(data.study, entry.arms), out, f"{name}_{entry.name}")
+            shown.append(f"![{entry.number}: {entry.claim}]({name}_{entry.name}.png)\n")
+    write_atomic(out / f"{name}_accuracy.csv", table.round(4).to_csv(index=False))
+    told = {"name": name, "world": data.study.world, "n": len(data.runs), "table": table_markdown(table)}
+    return MODEL.format(**told) + "\n".join(shown), [*written, out / f"{name}_accuracy.csv"]
 
 
 GALLERY = """# Gallery
@@ -253,5 +275,15 @@ strategic where most of its occurrences in GRPO's kept rollouts lie within a pla
 [table2_strategic.csv](table2_strategic.csv)
 
 {table2}
+
+"""
+
+MODEL = """## A language model: {world}
+
+From {n} run records in `data/{name}` (`python -m hicra experiments --profile {name}`). No verdict rests on
+them. Intervals are over problems, not over seeds: another seed may end elsewhere.
+[{name}_accuracy.csv]({name}_accuracy.csv)
+
+{table}
 
 """

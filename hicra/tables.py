@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from hicra.annotation import judged_by_truth
@@ -47,6 +48,27 @@ def accuracy_table(values: pd.DataFrame) -> pd.DataFrame:
             if arm in PAPER_TABLE_1:
                 row["paper minus GRPO"] = PAPER_TABLE_1[arm] - PAPER_TABLE_1[base]
         rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def learning_table(runs: Sequence[RunFolder], baseline: str = "grpo") -> pd.DataFrame:
+    """Held-out accuracy before and after each run, its gain, and the difference to `baseline` of that seed.
+
+    For runs too few for intervals over seeds: these are 95 % t-intervals over problems, paired where two
+    policies answered the same ones. They say nothing of another seed.
+    """
+    ends, rows = {}, []
+    for run in runs:
+        arm, seed = run.path.name.rsplit("-seed")
+        before, *_, after = (np.divide(e["right"], e["n"] / len(e["right"])) for e in run.read("evals.jsonl"))
+        ends[arm, seed] = after  # (P,), shares of a problem's samples
+        shown = {"before": before, "after": after, "gain": after - before}
+        if arm != baseline and (baseline, seed) in ends:
+            shown[f"minus {arm_name(baseline)}, after"] = after - ends[baseline, seed]
+        for quantity, shares in shown.items():
+            mean, low, high, n = interval(shares)
+            told = {"arm": arm_name(arm), "seed": seed, "accuracy": quantity, "share": mean}
+            rows.append({**told, "low": low, "high": high, "problems": n})
     return pd.DataFrame(rows)
 
 

@@ -55,8 +55,9 @@ def write_record(root, arm, seed, *, accuracy=0.5, settings=None, completion="ab
         run.append("steps.jsonl", step_row(step, up=accuracy - 0.5))
         run.append("rollouts.jsonl", rollout_row(step, completion))
     for step, value in ((0, 0.4), (STEPS, accuracy)):
-        errors = {"planning": 1, "execution": 1}
-        row = {"accuracy": value, "n": 8, "mean_length": 10.0, "pass_at_8": None, "errors": errors}
-        run.append("evals.jsonl", {"step": step, **row})
+        right = [1] * round(200 * value) + [0] * round(200 * (1 - value))
+        errors = {"planning": 25, "execution": 25}
+        row = {"accuracy": value, "n": 200, "mean_length": 10.0, "pass_at_8": None, "errors": errors}
+        run.append("evals.jsonl", {"step": step, **row, "right": right})
     run.finish(wall_seconds=100.0)
     return run

@@ -5,7 +5,7 @@ import pytest
 from hicra import experiments
 from hicra.experiments import CONDITIONS, KEPT, condition_profile, experiment_jobs, forecast, run_experiments
 from hicra.lexicon import Lexicon
-from hicra.profiles import ARMS
+from hicra.profiles import ARMS, get_profile
 from hicra.runs import RunError, RunFolder
 from hicra.training import run_settings
 from tests.records import write_record
@@ -21,6 +21,16 @@ def test_every_condition_is_a_run_that_could_start():
     assert len({s["prompts_sha256"] for s in settings}) == 5  # arms of one seed see the same problems
     with pytest.raises(ValueError, match="unknown condition 'hicro'"):
         condition_profile("hicro")
+
+
+def test_another_profile_has_its_own_steps_and_seeds():
+    jobs = list(experiment_jobs("runs", ("grpo", "alpha0.5"), profile="smollm2"))
+    assert [job.folder.path.name for job in jobs] == ["grpo-seed0", "alpha0.5-seed0"]
+    assert jobs[0].profile == get_profile("smollm2")
+    assert jobs[1].profile.alpha == 0.5
+    for name in ("weak-hicra", "placebo"):
+        with pytest.raises(ValueError, match="the sandbox's own"):
+            condition_profile(name, "smollm2")
 
 
 @pytest.fixture

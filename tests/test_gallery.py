@@ -75,6 +75,42 @@ def test_table_2_judges_by_the_worlds_truth(tmp_path):
     assert tables.strategic_table([]).empty
 
 
+def test_a_language_model_has_a_section_and_figures_of_its_own(records, root, tmp_path):
+    for arm, accuracy in (("grpo", 0.5), ("hicra", 0.53)):
+        write_record(tmp_path / "tiny", arm, 0, accuracy=accuracy)
+    claims, out = root / "data" / "claims.yaml", tmp_path / "out"
+    made = gallery.build_gallery(records, claims, out, ORDER, models=[tmp_path / "tiny"])
+    assert len(made) == len(set(made)) == len(list(out.iterdir()))
+    assert {"tiny_fig02_two_phase.svg", "tiny_fig04_hicra_vs_grpo.png"} <= {path.name for path in made}
+    page = (out / "README.md").read_text()
+    assert "From 2 run records in `data/tiny`" in page
+    assert all(f"({p.name})" in page for p in made if p.name.startswith("tiny") and p.suffix != ".svg")
+
+
+def test_learning_is_shown_over_problems_and_paired(tmp_path):
+    runs = [
+        write_record(tmp_path, "grpo", 0, accuracy=0.5),
+        write_record(tmp_path, "hicra", 0, accuracy=0.53),
+    ]
+    table = tables.learning_table(runs).set_index(["arm", "accuracy"])
+    assert table["share"].to_dict() == pytest.approx(
+        {
+            ("GRPO", "before"): 0.4,
+            ("GRPO", "after"): 0.5,
+            ("GRPO", "gain"): 0.1,
+            ("HICRA", "before"): 0.4,
+            ("HICRA", "after"): 0.53,
+            ("HICRA", "gain"): 0.13,
+            ("HICRA", "minus GRPO, after"): 0.03,
+        }
+    )
+    assert set(table["problems"]) == {200}
+    # 20 of 200 problems were gained, none lost: the half-width of the mean of twenty ones among zeros.
+    half = 1.972 * (0.1 * 0.9 / 199) ** 0.5
+    gain = table.loc[("GRPO", "gain")]
+    assert [gain["low"], gain["high"]] == pytest.approx([0.1 - half, 0.1 + half], abs=1e-4)
+
+
 def test_no_record_is_an_error_and_writes_nothing(root, tmp_path, capsys):
     with pytest.raises(RunError, match="no finished run"):
         _build(tmp_path / "none", root, tmp_path / "out")
