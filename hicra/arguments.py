@@ -72,12 +72,8 @@ def _add_runs(commands) -> None:
     experiments.add_argument(
         "--conditions", nargs="+", metavar="NAME", help="default: all; of another profile grpo and hicra"
     )
-    runs, records = (
-        "runs under way (runs/experiments or PROFILE)",
-        "finished ones (data/experiments or PROFILE)",
-    )
-    experiments.add_argument("--runs", type=Path, help=runs)
-    experiments.add_argument("--records", type=Path, help=records)
+    experiments.add_argument("--runs", type=Path, help="those under way; runs/experiments or runs/PROFILE")
+    experiments.add_argument("--records", type=Path, help="finished ones; data/experiments or data/PROFILE")
     experiments.add_argument("--workers", type=int, default=os.cpu_count(), help="runs side by side")
     experiments.add_argument("--overrides", type=_overrides, default={}, metavar="JSON")
 
@@ -90,7 +86,7 @@ def _add_records(commands) -> None:
 
     figures = commands.add_parser("figures", help="every figure and verdict from the experiments' records")
     figures.add_argument("--records", type=Path, default=Path("data/experiments"))
-    figures.add_argument("--models", type=Path, nargs="*", default=[Path("data/smollm2")], metavar="FOLDER")
+    figures.add_argument("--models", type=Path, nargs="*", default=[], metavar="FOLDER")
     figures.add_argument("--claims", type=Path, default=Path("data/claims.yaml"))
     figures.add_argument("--out", type=Path, default=Path("figures"))
     commands.add_parser("cards", help="print the cards of the shipped lexicons")
