@@ -164,7 +164,7 @@ def vllm_generator(
     Its sampler draws from each prompt's place and `seed`, so the same prompts give the same completions
     on one machine, but not those of `text_generator`. Raises ImportError where vLLM is not installed.
     """
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GB; without a number it takes half of the machine
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB; its default is nearly the whole machine
     from vllm import LLM, SamplingParams
 
     llm = LLM(str(folder), max_model_len=max_length, dtype="bfloat16", seed=seed, enable_prefix_caching=False)

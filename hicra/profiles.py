@@ -211,6 +211,10 @@ def _check_together(profile: Profile) -> None:
         raise ValueError(f"alpha={profile.alpha} is outside [0, 1); the paper uses 0.2")
     if "{problem}" not in profile.prompt_template:
         raise ValueError(f"prompt_template={profile.prompt_template!r} has no {{problem}}; put it in")
+    if profile.credit_lexicon == "oracle" and profile.problem_set != "sandbox":
+        raise ValueError(
+            f"credit_lexicon='oracle': the true spans of {profile.problem_set!r} are unknown; name a lexicon"
+        )
     if profile.report_to not in LOGGERS:
         raise ValueError(
             f"report_to={profile.report_to!r} is unknown; choose one of: {', '.join(LOGGERS[1:])}"

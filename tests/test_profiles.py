@@ -41,6 +41,7 @@ def test_the_defaults_that_the_paper_prints():
         ("sandbox", {"rows_per_pass": 5}, "rows_per_pass=5 does not divide a process's 128 completions"),
         ("sandbox", {"processes": 3}, "processes=3 cannot share a step's 16 prompts evenly"),
         ("sandbox", {"processes": 0}, "processes=0"),
+        ("colab", {"credit_lexicon": "oracle"}, "credit_lexicon='oracle': the true spans of 'gsm8k-train"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_remedy(name, overrides, message):
