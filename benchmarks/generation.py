@@ -9,8 +9,6 @@ import argparse
 import time
 from collections.abc import Callable
 
-from transformers import AutoTokenizer
-
 from hicra import engine
 from hicra.bases import base_folder
 from hicra.profiles import get_profile
@@ -34,7 +32,6 @@ def main() -> None:
     prompts = [task.prompt for task in training_tasks(profile, options.batch, seed=0)]
     common = {"max_new_tokens": options.new_tokens, "temperature": 1.0, "seed": 0}
     model, tokenizer = engine.load_policy(folder, lora_rank=0, seed=0)
-    counter = AutoTokenizer.from_pretrained(folder)
     makers = {
         "transformers": engine.text_generator(model, tokenizer, **common),
         "vllm": engine.vllm_generator(folder, max_length=options.new_tokens + 160, **common),
@@ -44,7 +41,9 @@ def main() -> None:
     speeds = {name: [] for name in makers}
     for _ in range(options.rounds):
         for name, generate in makers.items():
-            speeds[name].append(tokens_per_second(generate, prompts, lambda t: len(counter(t)["input_ids"])))
+            speeds[name].append(
+                tokens_per_second(generate, prompts, lambda t: len(tokenizer(t)["input_ids"]))
+            )
     for name, found in speeds.items():
         print(f"{name}: {', '.join(f'{v:.0f}' for v in found)} tokens/s")
     ratios = [b / a for a, b in zip(speeds["transformers"], speeds["vllm"], strict=True)]
