@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from hicra.bases import base_folder, load_base
+from hicra.estimates import CARDS, memory_bytes, step_seconds
 from hicra.lexicon import Lexicon
 from hicra.paths import PACKAGE
 from hicra.profiles import Profile
@@ -24,8 +25,6 @@ from hicra.tasks import clean_problems, training_tasks
 from hicra.training import PACKAGES
 
 SAMPLED = 32  # rollouts
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-RUNTIME = 0.9e9  # bytes of interpreter and libraries, before any model
 GB = 1e9
 MISSING = "missing"
 
@@ -136,49 +135,22 @@ def check_model(profile: Profile) -> Iterator[Check]:
     yield Check("memory", f"about {needed / GB:.1f} GB needed, {free / GB:.1f} GB free", short)
     if short:
         return
+    yield check_time(config, profile)
     model, tokenizer = load_base(profile, lora_rank=0, seed=0)
     yield check_tokenizer(profile, tokenizer)
     yield from check_rollouts(profile, model, tokenizer)
 
 
-def memory_bytes(config, profile: Profile) -> float:
-    """An estimate of a run's peak: runtime, weights, optimizer, cache, activations and logits.
-
-    Weights in the profile's dtype (half a byte in 4 bit); gradients and two moments in 32 bit for what is
-    trained; keys and values of every generated token (of `rows_per_pass` rows with vLLM, which is faster
-    with more); and for a training pass over `rows_per_pass` rows about 16 activations of hidden size a
-    token and layer (where they are computed anew: one a layer, and 16 of one layer), and three copies of
-    the logits in 32 bit.
-    """
-    n_weights, n_trained = count_parameters(config, profile.lora_rank)
-    rows = profile.prompts_per_step * profile.group_size
-    at_once = profile.rows_per_pass or rows
-    tokens = at_once * profile.max_length
-    size, layers = BYTES[profile.dtype], config.num_hidden_layers
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    cached = at_once if profile.vllm else rows
-    cache = cached * profile.max_length * layers * 2 * config.num_key_value_heads * head * size
-    kept = layers + 16 if profile.gradient_checkpointing else 16 * layers
-    activations = tokens * kept * config.hidden_size * size
-    logits = 3 * at_once * profile.max_completion_length * config.vocab_size * 4
-    weights = n_weights * (0.5 if profile.load_in_4bit else size)
-    return RUNTIME + weights + 12 * n_trained + max(cache, activations + logits)
-
-
-def count_parameters(config, lora_rank: int) -> tuple[int, int]:
-    """Weights of the model, and those that are trained, counted without making them."""
+def check_time(config, profile: Profile) -> Check:
+    """How long a step may take, where the GPU is one whose data sheet is known."""
     import torch
-    from transformers import AutoModelForCausalLM
 
-    from hicra import engine
-
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    total = sum(p.numel() for p in model.parameters())
-    if not lora_rank:
-        return total, total
-    linear = [m for name, m in model.named_modules() if name.rpartition(".")[2] in engine.LORA_TARGETS]
-    return total, sum(lora_rank * (m.in_features + m.out_features) for m in linear)
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "a CPU"
+    card = next((card for name, card in CARDS.items() if name in device), None)
+    if card is None:
+        return Check("time", f"no estimate for {device}")
+    seconds = step_seconds(config, profile, card, profile.max_completion_length)
+    return Check("time", f"about {seconds:.0f} s a step where every completion reaches its limit (estimate)")
 
 
 def check_tokenizer(profile: Profile, tokenizer) -> Check:

@@ -44,7 +44,8 @@ ALLOWED = {
         "tasks trainer"
     ),
     "model_card": "engine runs",
-    "preflight": "bases engine lexicon paths planning profiles rewards tasks training",
+    "estimates": "engine profiles",
+    "preflight": "bases engine estimates lexicon paths planning profiles rewards tasks training",
     "launch": "bases profiles runs training",
     "placebo": "lexicon words",
     "experiments": "launch profiles runs training",

@@ -3,10 +3,15 @@
 import pytest
 import torch
 
-from hicra import engine, preflight
+from hicra import engine, preflight  # isort: skip  # imports Unsloth, so before transformers
+from transformers import LlamaConfig
+
 from hicra.__main__ import main
 from hicra.profiles import get_profile
 
+TINY = LlamaConfig(
+    hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, vocab_size=10
+)
 pytestmark = pytest.mark.filterwarnings("default")
 
 
@@ -20,6 +25,7 @@ def test_this_machine_is_ready_for_the_sandbox(capsys):
         "problems",
         "gold answer",
         "memory",
+        "time",
         "tokenizer",
         "rewards",
         "planning tokens",
@@ -56,19 +62,13 @@ def test_too_little_memory_stops_before_the_model_is_loaded(monkeypatch):
         preflight.preflight(get_profile("sandbox"))
 
 
-def test_the_memory_estimate_grows_with_what_it_counts():
-    from transformers import LlamaConfig
-
-    config = LlamaConfig(
-        hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, vocab_size=10
-    )
-    # Embedding and head 2 x 80; a layer 4 x 64 attention, 3 x 128 MLP, 2 x 8 norms; a last norm of 8.
-    assert preflight.count_parameters(config, 0) == (1480, 1480)
-    # Rank 1: in + out of four 8 x 8 and three 8 x 16 maps, two layers.
-    assert preflight.count_parameters(config, 1)[1] == 2 * (4 * 16 + 3 * 24)
-    small = preflight.memory_bytes(config, get_profile("sandbox"))
-    assert preflight.memory_bytes(config, get_profile("sandbox", group_size=16)) > small
-    assert preflight.memory_bytes(config, get_profile("sandbox", dtype="bfloat16")) < small
+def test_the_time_is_estimated_for_known_cards_alone(monkeypatch):
+    profile = get_profile("colab")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
+    assert "s a step" in preflight.check_time(TINY, profile).found
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Abacus")
+    assert preflight.check_time(TINY, profile).found == "no estimate for Abacus"
 
 
 def test_end_and_padding_must_differ():

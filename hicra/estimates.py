@@ -1,0 +1,88 @@
+"""What a profile will need, by arithmetic alone: memory, and seconds a step on a GPU."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from hicra.profiles import Profile
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+RUNTIME = 0.9e9  # bytes of interpreter and libraries, before any model
+BUSY = 0.3  # share of a card's arithmetic that training of this size reaches; ours, not measured
+READ = 0.6  # share of its memory bandwidth that sampling reaches; ours, not measured
+
+
+class Card(NamedTuple):
+    """A GPU by its data sheet: dense 16-bit floating point operations and bytes, each a second."""
+
+    flops: float
+    bandwidth: float
+
+
+CARDS = {
+    "T4": Card(65e12, 320e9),
+    "A100": Card(312e12, 2.0e12),
+    "H100": Card(989e12, 3.35e12),
+    "H200": Card(989e12, 4.8e12),
+}
+
+
+def memory_bytes(config, profile: Profile) -> float:
+    """An estimate of a run's peak: runtime, weights, optimizer, cache, activations and logits.
+
+    Weights in the profile's dtype (half a byte in 4 bit); gradients and two moments in 32 bit for what is
+    trained; keys and values of every generated token (of `rows_per_pass` rows with vLLM, which is faster
+    with more); and for a training pass over `rows_per_pass` rows about 16 activations of hidden size a
+    token and layer (where they are computed anew: one a layer, and 16 of one layer), and three copies of
+    the logits in 32 bit.
+    """
+    n_weights, n_trained = count_parameters(config, profile.lora_rank)
+    rows = profile.prompts_per_step * profile.group_size
+    at_once = profile.rows_per_pass or rows
+    tokens = at_once * profile.max_length
+    size, layers = BYTES[profile.dtype], config.num_hidden_layers
+    cached = at_once if profile.vllm else rows
+    cache = cached * profile.max_length * cache_bytes(config, profile)
+    kept = layers + 16 if profile.gradient_checkpointing else 16 * layers
+    activations = tokens * kept * config.hidden_size * size
+    logits = 3 * at_once * profile.max_completion_length * config.vocab_size * 4
+    weights = n_weights * (0.5 if profile.load_in_4bit else size)
+    return RUNTIME + weights + 12 * n_trained + max(cache, activations + logits)
+
+
+def step_seconds(config, profile: Profile, card: Card, mean_length: float) -> float:
+    """An estimate of a step's seconds on a card; `mean_length` is a completion's, in tokens.
+
+    Update: 6 operations a weight and token (scoring 2, forward 2, backward through frozen weights 2; 2 more
+    where activations are computed anew), at BUSY of the card's arithmetic. Sampling: the weights are read
+    once for every position up to the length limit, a completion's cache once for each of its tokens, at
+    READ of the card's bandwidth. Prompts, attention's own arithmetic and the optimizer are left out.
+    """
+    n_weights, _ = count_parameters(config, 0)
+    rows = profile.prompts_per_step * profile.group_size
+    operations = (8 if profile.gradient_checkpointing else 6) * n_weights * rows * mean_length
+    weights = profile.max_completion_length * n_weights * BYTES[profile.dtype]
+    cache = rows * mean_length**2 / 2 * cache_bytes(config, profile)
+    return operations / (BUSY * card.flops) + (weights + cache) / (READ * card.bandwidth)
+
+
+def cache_bytes(config, profile: Profile) -> int:
+    """Keys and values of one token."""
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * config.num_hidden_layers * config.num_key_value_heads * head * BYTES[profile.dtype]
+
+
+def count_parameters(config, lora_rank: int) -> tuple[int, int]:
+    """Weights of the model, and those that are trained, counted without making them."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from hicra import engine
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    total = sum(p.numel() for p in model.parameters())
+    if not lora_rank:
+        return total, total
+    linear = [m for name, m in model.named_modules() if name.rpartition(".")[2] in engine.LORA_TARGETS]
+    return total, sum(lora_rank * (m.in_features + m.out_features) for m in linear)

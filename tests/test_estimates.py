@@ -1,0 +1,40 @@
+"""Memory and time by arithmetic, against counts made by hand on a tiny model."""
+
+import pytest
+
+from hicra import engine  # noqa: F401  isort: skip  # imports Unsloth, so before transformers
+from transformers import LlamaConfig
+
+from hicra.estimates import BUSY, READ, Card, cache_bytes, count_parameters, memory_bytes, step_seconds
+from hicra.profiles import get_profile
+
+TINY = LlamaConfig(
+    hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, vocab_size=10
+)
+
+
+def test_parameters_are_counted_without_being_made():
+    # Embedding and head 2 x 80; a layer 4 x 64 attention, 3 x 128 MLP, 2 x 8 norms; a last norm of 8.
+    assert count_parameters(TINY, 0) == (1480, 1480)
+    # Rank 1: in + out of four 8 x 8 and three 8 x 16 maps, two layers.
+    assert count_parameters(TINY, 1)[1] == 2 * (4 * 16 + 3 * 24)
+
+
+def test_the_memory_estimate_grows_with_what_it_counts():
+    small = memory_bytes(TINY, get_profile("sandbox"))
+    assert memory_bytes(TINY, get_profile("sandbox", group_size=16)) > small
+    assert memory_bytes(TINY, get_profile("sandbox", dtype="bfloat16")) < small
+
+
+def test_a_step_s_seconds_are_arithmetic_and_reading():
+    profile = get_profile(
+        "sandbox", prompts_per_step=3, group_size=4, max_completion_length=50, dtype="bfloat16"
+    )
+    assert cache_bytes(TINY, profile) == 2 * 2 * 8 * 2  # keys and values, layers, width, bytes
+    slow = Card(flops=1e6 / BUSY, bandwidth=1e6 / READ)
+    operations = 6 * 1480 * 12 * 20
+    read = 50 * 1480 * 2 + 12 * 20 * 20 / 2 * 64
+    assert step_seconds(TINY, profile, slow, 20) == pytest.approx((operations + read) / 1e6)
+    anew = get_profile("sandbox", **{**profile.overrides(), "gradient_checkpointing": True})
+    more = step_seconds(TINY, anew, slow, 20) - step_seconds(TINY, profile, slow, 20)
+    assert more == pytest.approx(2 * 1480 * 12 * 20 / 1e6)
