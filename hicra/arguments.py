@@ -86,7 +86,7 @@ def _add_records(commands) -> None:
 
     figures = commands.add_parser("figures", help="every figure and verdict from the experiments' records")
     figures.add_argument("--records", type=Path, default=Path("data/experiments"))
-    figures.add_argument("--models", type=Path, nargs="*", default=[], metavar="FOLDER")
+    figures.add_argument("--models", type=Path, nargs="*", default=[Path("data/smollm2")], metavar="FOLDER")
     figures.add_argument("--claims", type=Path, default=Path("data/claims.yaml"))
     figures.add_argument("--out", type=Path, default=Path("figures"))
     commands.add_parser("cards", help="print the cards of the shipped lexicons")

@@ -165,6 +165,7 @@ def vllm_generator(
     on one machine, but not those of `text_generator`. Raises ImportError where vLLM is not installed.
     """
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB; its default is nearly the whole machine
+    os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")  # its default idles one core, here of two
     from vllm import LLM, SamplingParams
 
     llm = LLM(str(folder), max_model_len=max_length, dtype="bfloat16", seed=seed, enable_prefix_caching=False)
