@@ -158,7 +158,7 @@ class RunFolder:
 
     def append(self, name: str, row: dict) -> None:
         """Add one canonical JSON line to a record file of the run under way, on disk at return."""
-        with open(self.path / name, "a") as stream:
+        with open(self.path / name, "a", encoding="utf-8") as stream:
             stream.write(canonical(row) + "\n")
             stream.flush()
             os.fsync(stream.fileno())
@@ -175,9 +175,14 @@ class RunFolder:
             write_atomic(self.path / name, "".join(canonical(r) + "\n" for r in kept))
 
     def _whole_lines(self, name: str) -> list[dict]:
+        """Rows of a growing record, without a last line that was cut short."""
         path = self.path / name
-        text = path.read_text() if path.exists() else ""
-        return [json.loads(line) for line in text.splitlines(True) if line.endswith("\n")]
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        lines = text.split("\n")[:-1]
+        try:
+            return [json.loads(line) for line in lines]
+        except json.JSONDecodeError as error:
+            raise RunError(f"{path} was edited ({error}); delete {self.path} to run anew") from error
 
     def finish(self, **results) -> None:
         """Compress the record files, note their checksums and mark the run finished."""

@@ -6,9 +6,13 @@ Both sit on TRL's GRPOTrainer (or the class Unsloth puts in its place); group st
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from accelerate import PartialState
 from torch import Tensor
 from transformers import TrainerCallback
 
+from hicra.checkpoints import seal
 from hicra.credit import align_to_packed, credit, hicra_advantages
 from hicra.planning import PlanningTagger
 from hicra.recorder import Recorder
@@ -122,3 +126,12 @@ class RecordCallback(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "loss" in logs:
             self.recorder.close_step(logs)
+
+
+class SealCallback(TrainerCallback):
+    """Seals a checkpoint when every process has written its part of it."""
+
+    def on_save(self, args, state, control, **kwargs):
+        PartialState().wait_for_everyone()
+        if state.is_world_process_zero:
+            seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")

@@ -14,6 +14,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
+from hicra import checkpoints
 from hicra.bases import load_base
 from hicra.lexicon import Lexicon
 from hicra.model_card import model_card
@@ -111,7 +112,7 @@ def grpo_config(profile: Profile, arm: str, seed: int, out: Path):
         shuffle_dataset=False,
         logging_steps=1,
         save_steps=profile.checkpoint_every,
-        save_total_limit=1,
+        save_total_limit=checkpoints.KEPT,
         report_to=[profile.report_to] if profile.report_to else [],
         disable_tqdm=True,
         use_vllm=profile.vllm,
@@ -149,28 +150,16 @@ def train(profile: Profile, arm: str, seed: int, folder: Path | str) -> RunFolde
         run.open(settings, DEFAULTS, versions={p: version(p) for p in PACKAGES}, world=profile.world)
         started = time.monotonic()
         trainer = _make_trainer(profile, arm, seed, run)
-        checkpoint = last_checkpoint(run.path / "checkpoints")
-        run.rewind(int(checkpoint.name.split("-")[1]) if checkpoint else 0)
+        checkpoint = checkpoints.last_checkpoint(run.path / "checkpoints")
+        run.rewind(checkpoints.step_of(checkpoint) if checkpoint else 0)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         trainer.save_model(str(run.path / "policy"))
         if rank == 0:
             write_atomic(run.path / "policy" / "README.md", model_card(run))
         run.finish(wall_seconds=round(time.monotonic() - started, 1))
+        trainer.accelerator.wait_for_everyone()  # a process group left to the exit may abort one of them
+        trainer.accelerator.end_training()
     return run
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint: transformers writes trainer_state.json after everything else."""
-    whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json") if _is_json(path)]
-    return max(whole, key=lambda p: int(p.name.split("-")[1]), default=None)
-
-
-def _is_json(path: Path) -> bool:
-    try:
-        json.loads(path.read_text())
-    except ValueError:
-        return False
-    return True
 
 
 def _taggers(profile: Profile, seed: int, tokenizer) -> dict:
@@ -215,7 +204,7 @@ def _make_trainer(profile: Profile, arm: str, seed: int, run: RunFolder):
     from trl import GRPOTrainer  # isort: skip
 
     from hicra.recorder import Recorder
-    from hicra.trainer import RecordCallback, StudyMixin
+    from hicra.trainer import RecordCallback, SealCallback, StudyMixin
 
     model, tokenizer = load_base(profile, lora_rank=profile.lora_rank, seed=seed, vllm=profile.vllm)
     recorder = Recorder(
@@ -236,7 +225,7 @@ def _make_trainer(profile: Profile, arm: str, seed: int, run: RunFolder):
         args=grpo_config(profile, arm, seed, run.path / "checkpoints"),
         train_dataset=Dataset.from_list(training_rows(profile, seed)),
         reward_funcs=recorder,
-        callbacks=[RecordCallback(recorder, score, profile.eval_every)],
+        callbacks=[RecordCallback(recorder, score, profile.eval_every), SealCallback()],
         alpha=profile.alpha,
         arm=arm,
         high_entropy_share=profile.high_entropy_share,

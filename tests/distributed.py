@@ -70,7 +70,7 @@ if __name__ == "__main__":
         bf16=False,
         gradient_checkpointing=False,
     )
-    Recording(
+    trainer = Recording(
         model=model,
         processing_class=tokenizer,
         args=arguments,
@@ -81,4 +81,7 @@ if __name__ == "__main__":
         rollout_func=fixed_rollouts,
         planning_tagger=PlanningTagger(Lexicon.load("sandbox"), tokenizer),
         alpha=0.2,
-    ).train()
+    )
+    trainer.train()
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()

@@ -17,6 +17,7 @@ ALLOWED = {
     "paths": "",
     "jsonl": "",
     "runs": "",
+    "checkpoints": "runs",
     "sandbox": "",
     "replay": "sandbox",
     "profiles": "",
@@ -37,11 +38,11 @@ ALLOWED = {
     "evaluate": "dynamics rewards",
     "benchmarks": "engine evaluate profiles runs tasks",
     "recorder": "credit lexicon rewards runs words",
-    "trainer": "credit planning recorder",
+    "trainer": "checkpoints credit planning recorder",
     "rollouts": "bases engine lexicon planning profiles replay rewards scoring strategic_grams tasks",
     "training": (
-        "bases engine evaluate lexicon model_card paths planning profiles recorder replay runs sandbox "
-        "tasks trainer"
+        "bases checkpoints engine evaluate lexicon model_card paths planning profiles recorder replay runs "
+        "sandbox tasks trainer"
     ),
     "model_card": "engine runs",
     "estimates": "engine profiles",

@@ -2,11 +2,13 @@
 
 import json
 import os
+import pickle
+import shutil
 
 import pytest
 
-from hicra.runs import RunError, RunFolder, canonical, folder_sha256, write_atomic
-from hicra.training import last_checkpoint
+from hicra.checkpoints import last_checkpoint, seal
+from hicra.runs import RECORDS, RunError, RunFolder, canonical, folder_sha256, write_atomic
 
 SETTINGS = {"steps": 3, "learning_rate": 1e-4, "seed": 0}
 
@@ -98,13 +100,51 @@ def test_a_second_writer_is_refused_while_the_first_lives(tmp_path):
         pass
 
 
-def test_a_torn_checkpoint_is_passed_over(tmp_path):
-    for step, state in ((9, "{}"), (10, "{}"), (11, "{to"), (12, None)):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        if state:
-            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
-    assert last_checkpoint(tmp_path).name == "checkpoint-10"
+def test_odd_line_ends_in_a_rollout_are_no_line_ends(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.open(SETTINGS)
+    row = {"step": 0, "completion": "a\u2028b\x85c\x0bd\r\ne"}
+    for name in RECORDS:
+        run.append(name, row)
+    run.rewind(1)
+    assert run.read("rollouts.jsonl") == [row]
+    run.finish()
+    assert run.read("rollouts.jsonl") == [row]
+
+
+def test_an_edited_line_of_a_growing_record_is_named(run):
+    path = run.path / "steps.jsonl"
+    path.write_text(path.read_text().replace('"step": 1', '"step": '))
+    with pytest.raises(RunError, match="steps.jsonl was edited .*delete"):
+        run.rewind(2)
+
+
+def _checkpoint(folder, step):
+    path = folder / f"checkpoint-{step}"
+    path.mkdir()
+    (path / "optimizer.pt").write_bytes(b"moments")
+    (path / "trainer_state.json").write_text("{}")
+    return path
+
+
+def test_a_checkpoint_without_a_seal_is_passed_over(tmp_path):
+    for step in (9, 10, 11):
+        seal(_checkpoint(tmp_path, step))
+    _checkpoint(tmp_path, 12)  # its process ended before all of it was written
+    assert last_checkpoint(tmp_path).name == "checkpoint-11"
     assert last_checkpoint(tmp_path / "none") is None
+
+
+@pytest.mark.parametrize("harm", ["changed", "missing"])
+def test_a_checkpoint_that_is_not_what_was_sealed_is_named_and_not_read(tmp_path, harm):
+    for step in (5, 10):
+        seal(_checkpoint(tmp_path, step))
+    victim = tmp_path / "checkpoint-10" / "optimizer.pt"
+    victim.unlink() if harm == "missing" else victim.write_bytes(pickle.dumps(print))
+    with pytest.raises(RunError, match=rf"optimizer.pt .*{harm}.*delete .*checkpoint-10"):
+        last_checkpoint(tmp_path)
+    shutil.rmtree(victim.parent)
+    assert last_checkpoint(tmp_path).name == "checkpoint-5"
 
 
 def test_a_setting_that_came_later_counts_as_its_default(tmp_path):
