@@ -11,6 +11,7 @@ with one definition and one unit ("first" is the run's first value; x = planning
 | length                         | mean completion length                                | tokens     |
 | clipped                        | completions cut at the length limit                   | share      |
 | zero_variance                  | groups whose rewards are all equal                    | share      |
+| no_planning                    | completions without a planning token                  | share      |
 | group_solved                   | groups with a right completion: Pass@G of G a group   | share      |
 | reason_NAME                    | completions whose reward has that reason              | share      |
 | planning_share                 | planning tokens among completion tokens               | share      |
@@ -58,9 +59,9 @@ from hicra.entropy import (
 
 COPIED = ("loss", "grad_norm", "learning_rate", "seconds")
 FIELDS = (
-    "step n_completions n_groups n_zero_variance_groups n_solved_groups n_clipped reasons errors "
-    "length_sum reward_sum n_planning n_execution nll_planning nll_execution entropy_planning loss grad_norm "
-    "entropy_execution n_high_entropy n_high_entropy_planning grams followers learning_rate seconds"
+    "step n_completions n_groups n_zero_variance_groups n_solved_groups n_clipped n_no_planning reasons "
+    "errors length_sum reward_sum n_planning n_execution nll_planning nll_execution entropy_planning loss "
+    "entropy_execution n_high_entropy n_high_entropy_planning grams followers grad_norm learning_rate seconds"
 )
 
 
@@ -153,6 +154,7 @@ def _rates(row: Mapping, reasons: list[str]) -> dict:
         "length": _share(row["length_sum"], n),
         "clipped": _share(row["n_clipped"], n),
         "zero_variance": _share(row["n_zero_variance_groups"], row["n_groups"]),
+        "no_planning": _share(row["n_no_planning"], n),
         "group_solved": _share(row["n_solved_groups"], row["n_groups"]),
         "planning_share": _share(planning, planning + row["n_execution"]),
         "planning_high_entropy": overlap[0],

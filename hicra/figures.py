@@ -39,6 +39,7 @@ __all__ = [
     "entropy_overlap",
     "errors",
     "hicra_vs_grpo",
+    "idle",
     "reasons",
     "save",
     "two_phase",
@@ -47,6 +48,12 @@ __all__ = [
 OVERLAP = {
     "planning_high_entropy": "planning tokens that are high-entropy",
     "high_entropy_planning": "high-entropy tokens that are planning",
+}
+# column -> what teaches nothing, with its line
+IDLE = {
+    "zero_variance": ("groups whose rewards are all equal", PALETTE[1], ""),
+    "clipped": ("completions cut at the length limit", PALETTE[7], (4, 2)),
+    "no_planning": ("completions without a planning token", PALETTE[0], (1, 1)),
 }
 REASONS = ("right", "wrong", "no_box", "truncated", "unparseable", "timeout")
 
@@ -142,6 +149,20 @@ def reasons(frame: pd.DataFrame, world: str, *, arms: Sequence[str] | None = Non
         ax.margins(x=0)
     handles = [Patch(color=c, label=n) for c, n in zip(colors, names, strict=True)][::-1]
     figure.legend(handles=handles, loc="outside right center", title="reason")
+    return figure
+
+
+@house()
+def idle(frame: pd.DataFrame, world: str, *, arm: str = "grpo") -> Figure:
+    """Shares of a step that teach little: groups without variance, cut completions, empty planning masks."""
+    runs = require(frame, list(IDLE), [arm])
+    title = f"What teaches {arm_name(arm)} little"
+    figure, axes = canvas(1, 1, height=3.0, title=title, world=world, note=seeds_note(runs))
+    ax = axes[0, 0]
+    for column, (label, color, dashes) in IDLE.items():
+        seed_lines(ax, runs, column, label=label, color=color, dashes=dashes)
+    ax.set(xlabel=STEPS, ylabel="share of groups or completions", ylim=(-0.02, 1.02))
+    ax.legend()
     return figure
 
 

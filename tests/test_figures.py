@@ -41,6 +41,9 @@ def _step(s, up):
         "length": 40 + s,
         "planning_high_entropy": 0.5 - 0.1 * s + up,
         "high_entropy_planning": 0.3 + 0.1 * s + up,
+        "zero_variance": 0.5 + 0.1 * s,
+        "clipped": 0.25,
+        "no_planning": 0.125 * s,
         "reason_wrong": 0.5 - 0.1 * s,
         "reason_right": 0.4 + 0.1 * s,
         "reason_no_box": 0.1,
@@ -56,7 +59,7 @@ def _draw(name, frame, evals):
     return function(frame, evals, WORLD) if needs_evals else function(frame, WORLD)
 
 
-FIGURES = ["two_phase", "hicra_vs_grpo", "entropy_overlap", "reasons", "errors"]
+FIGURES = ["two_phase", "hicra_vs_grpo", "entropy_overlap", "reasons", "idle", "errors"]
 
 
 def _line(ax, label):
@@ -80,6 +83,13 @@ def test_two_phase_draws_the_frame():
     np.testing.assert_allclose(_line(semantic, "size-matched"), [0, -0.1, -0.2])
     np.testing.assert_allclose(_line(accuracy, "accuracy"), [0.41, 0.61])
     np.testing.assert_allclose(_line(length, "length"), [40, 41, 42])
+
+
+def test_idle_draws_what_teaches_little():
+    [ax] = figures.idle(make()[0], WORLD).axes
+    np.testing.assert_allclose(_line(ax, "groups whose"), [0.5, 0.6, 0.7])
+    np.testing.assert_allclose(_line(ax, "completions cut"), [0.25] * 3)
+    np.testing.assert_allclose(_line(ax, "completions without"), [0, 0.125, 0.25])
 
 
 def test_hicra_vs_grpo_draws_both_arms():
