@@ -18,7 +18,7 @@ from hicra.runs import RECORDS, RunFolder, write_atomic
 from hicra.training import run_settings
 
 SEEDS = (10, 11, 12, 13, 14)  # unused before; calibration and settings saw others
-# Fewer steps than `make study` takes: 80 runs have to fit into an afternoon on two cores.
+# Fewer steps than `make study` takes: 90 runs have to fit into an afternoon on two cores.
 COMMON = {"steps": 60, "eval_every": 20, "eval_samples": 2}
 KEPT = ("manifest.json", *(f"{name}.gz" for name in RECORDS))
 
@@ -39,6 +39,9 @@ CONDITIONS = {
     "placebo": Condition("hicra", {"credit_lexicon": "sandbox-placebo"}, "does it matter which tokens"),
     "high_entropy": Condition("high_entropy", {}, "are uncertain tokens as good as planning tokens"),
     "entropy_reg": Condition("entropy_reg", {}, "is an entropy bonus on all tokens as good"),
+    "entropy_reg0.2": Condition(
+        "entropy_reg", {"entropy_coef": 0.2}, "and where the bonus is strong enough to be seen"
+    ),
     "drop30": Condition("hicra", {"credit_drop": 0.3}, "does the lexicon's completeness matter"),
     "symmetric": Condition("symmetric", {}, "should failures blame planning more instead of less"),
     "weak-grpo": Condition("grpo", {"base": "sandbox/weak"}, "the baseline without procedural skill"),
@@ -48,7 +51,8 @@ CONDITIONS = {
     "alpha0.9": Condition("hicra", {"alpha": 0.9}, "nearly the most amplification"),
     "gated": Condition("gated", {}, "the second-hand variant"),
     "listing1": Condition("hicra", {"credit_lexicon": "listing1"}, "the paper's own list"),
-    "skyt1-hicra": Condition("hicra", {"credit_lexicon": "skyt1-hicra"}, "the other preset's lexicon"),
+    "skyt1-paper": Condition("hicra", {"credit_lexicon": "skyt1-paper"}, "real traces, preset paper"),
+    "skyt1-hicra": Condition("hicra", {"credit_lexicon": "skyt1-hicra"}, "real traces, preset hicra"),
 }
 
 

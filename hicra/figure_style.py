@@ -25,6 +25,7 @@ WIDTH = 7.2  # inches: the text width of a two-column page
 PALETTE = sns.color_palette("colorblind")
 BLUE, ORANGE, GREEN, VERMILION, PURPLE = PALETTE[:5]
 STEPS = "training step (updates)"
+FEW = 8  # values a line, up to which each is marked
 # name on the face, colour, dashes
 ARMS = {
     "grpo": ("GRPO", BLUE, (4, 2)),
@@ -32,6 +33,7 @@ ARMS = {
     "oracle": ("HICRA, true spans", PALETTE[9], (5, 1)),
     "placebo": ("Placebo HICRA", PALETTE[7], (2, 1)),
     "entropy_reg": ("Entropy Regularization", GREEN, (1, 1)),
+    "entropy_reg0.2": ("Entropy Regularization, strong", PALETTE[5], (1, 3)),
     "high_entropy": ("High-Entropy Advantage", PURPLE, (6, 2, 1, 2)),
     "symmetric": ("Symmetric", ORANGE, (8, 2)),
     "gated": ("Gated", PALETTE[5], (3, 1, 1, 1)),
@@ -40,7 +42,10 @@ ARMS = {
     "alpha0.5": ("HICRA, alpha 0.5", ORANGE, (6, 1)),
     "alpha0.9": ("HICRA, alpha 0.9", PURPLE, (6, 1, 1, 1, 1, 1)),
     "listing1": ("HICRA, the paper's list", GREEN, (7, 3)),
-    "skyt1-hicra": ("HICRA, lexicon of real traces", PALETTE[5], (2, 2)),
+    "skyt1-paper": ("HICRA, real traces, recipe of the paper", PALETTE[8], (2, 2, 6, 2)),
+    "skyt1-hicra": ("HICRA, real traces, our selection", PALETTE[5], (2, 2)),
+    "base": ("Base, before training", "black", (1, 2)),
+    "weak-base": ("Weak base, before training", "black", (1, 2)),
     "weak-grpo": ("GRPO, weak base", BLUE, (4, 2)),
     "weak-hicra": ("HICRA, weak base", VERMILION, ""),
 }
@@ -57,7 +62,7 @@ def house() -> Iterator[None]:
         "axes.grid": True,
         "grid.linewidth": 0.5,
         "legend.edgecolor": "none",
-        "legend.framealpha": 0.5,  # text stays readable, and what passes behind it visible
+        "legend.framealpha": 0.8,  # text stays readable, and what passes behind it visible
         "legend.handlelength": 2.8,  # long enough to show the dashes
         "svg.fonttype": "path",
         "svg.hashsalt": "hicra",  # element ids without it are random
@@ -132,7 +137,8 @@ def seed_lines(ax: Axes, frame: pd.DataFrame, column: str, *, label: str, color,
     line = {"color": color, "linestyle": (0, dashes) if dashes else "-"}
     intervals = data.groupby("step")[column].apply(interval)
     steps, means = intervals.index, [i.mean for i in intervals]
-    ax.plot(steps, means, lw=1.6, label=label, **line)
+    marker = {"marker": "o", "ms": 3.5} if len(steps) <= FEW else {}  # else a line looks like more than it is
+    ax.plot(steps, means, lw=1.6, label=label, **marker, **line)
     seeds = data["seed"].nunique()
     if seeds > 1:
         for _, run in data.sort_values("step").groupby("seed"):

@@ -13,7 +13,7 @@ from tests.records import write_record
 
 def test_every_condition_is_a_run_that_could_start():
     settings = [run_settings(job.profile, job.arm, job.seed) for job in experiment_jobs("runs")]
-    assert len(settings) == 5 * len(CONDITIONS) == 80
+    assert len(settings) == 5 * len(CONDITIONS) == 90
     assert {s["arm"] for s in settings} <= set(ARMS)
     different = [str({k: v for k, v in s.items() if k != "seed"}) for s in settings if s["seed"] == 10]
     assert len(set(different)) == len(CONDITIONS)
