@@ -18,6 +18,7 @@ from matplotlib.patches import Patch
 from hicra.figure_style import (
     CLASSES,
     GREEN,
+    ORANGE,
     PALETTE,
     PURPLE,
     STEPS,
@@ -40,11 +41,13 @@ __all__ = [
     "errors",
     "hicra_vs_grpo",
     "idle",
+    "overview",
     "reasons",
     "save",
     "two_phase",
 ]
 
+HIGH_ENTROPY = 0.3  # the share of tokens that are called high-entropy
 OVERLAP = {
     "planning_high_entropy": "planning tokens that are high-entropy",
     "high_entropy_planning": "high-entropy tokens that are planning",
@@ -55,7 +58,33 @@ IDLE = {
     "clipped": ("completions cut at the length limit", PALETTE[7], (4, 2)),
     "no_planning": ("completions without a planning token", PALETTE[0], (1, 1)),
 }
+SEMANTIC = ("plug-in", "size-matched", "over clusters")
 REASONS = ("right", "wrong", "no_box", "truncated", "unparseable", "timeout")
+
+
+@house()
+def overview(frame: pd.DataFrame, world: str, *, arm: str = "grpo") -> Figure:
+    """Fig. 1, right: does execution become certain first, and strategy diverse after it? One panel.
+
+    Relative perplexity of execution tokens (left axis) and the change of semantic entropy (right axis, bits).
+    """
+    semantic = ["semantic_entropy_change", "semantic_entropy_matched_change"]
+    runs = require(frame, ["relative_perplexity_execution", *semantic], [arm])
+    title = f"Procedures first, then strategies? {arm_name(arm)}"
+    figure, axes = canvas(1, 1, height=3.4, title=title, world=world, note=seeds_note(runs))
+    left, right = axes[0, 0], axes[0, 0].twinx()
+    right.grid(False)
+    color, dashes = CLASSES["execution"]
+    label = "execution perplexity (left)"
+    seed_lines(left, runs, "relative_perplexity_execution", label=label, color=color, dashes=dashes)
+    for column, name, color, dashes in zip(
+        semantic, SEMANTIC[:2], (GREEN, PURPLE), ("", (4, 2)), strict=True
+    ):
+        seed_lines(right, runs, column, label=f"semantic entropy, {name}", color=color, dashes=dashes)
+    left.set(xlabel=STEPS, ylabel="perplexity of execution tokens\n/ first step's (ratio)")
+    right.set_ylabel("semantic entropy\nchange from first step (bits)")
+    _one_legend(left, right)
+    return figure
 
 
 @house()
@@ -109,15 +138,18 @@ def entropy_overlap(
 ) -> Figure:
     """Fig. 12: how far planning and high-entropy tokens (top 30 %) coincide, before and after RL.
 
-    Before is a run's first step, after the mean of its `last` steps. Bars are means over seeds with
-    95 % t-intervals, points are seeds; all in shares of tokens.
+    Before and after are the means of a run's first and last `last` steps. Bars are means over seeds with
+    95 % t-intervals, points are seeds, dotted what chance would give; all in shares of tokens.
     """
-    data = _before_and_after(require(frame, list(OVERLAP), arms), last)
-    note = f"{_bars_note(frame[frame['arm'].isin(arms)])} After: mean of the last {last} steps."
+    runs = require(frame, [*OVERLAP, "planning_share"], arms)
+    data = _before_and_after(runs, last)
+    chance = (HIGH_ENTROPY, runs["planning_share"].mean())
+    note = f"{_bars_note(runs)} Before, after: mean of the first, last {last} steps. Dotted: by chance."
     title = "Planning tokens and high-entropy tokens (top 30 %)"
     figure, axes = canvas(1, 2, height=3.4, title=title, world=world, note=note, sharey=True)
-    for ax, (column, label) in zip(axes[0], OVERLAP.items(), strict=True):
+    for ax, (column, label), share in zip(axes[0], OVERLAP.items(), chance, strict=True):
         _bars(ax, data, column, arms)
+        ax.axhline(share, color="0.15", ls=":", lw=1, label="_chance")
         ax.set(xlabel="", ylabel="share of tokens", ylim=(0, 1), title=label.capitalize())
         ax.get_legend().remove()
     handles, labels = axes[0, 1].containers, [arm_name(arm) for arm in arms]
@@ -167,17 +199,27 @@ def idle(frame: pd.DataFrame, world: str, *, arm: str = "grpo") -> Figure:
 
 
 @house()
-def errors(frame: pd.DataFrame, world: str, *, arm: str = "grpo") -> Figure:
-    """Fig. 3: failures by cause, as shares of completions, and planning's share of the failures."""
+def errors(frame: pd.DataFrame, evals: pd.DataFrame, world: str, *, arm: str = "grpo") -> Figure:
+    """Fig. 3: failures by cause, on training prompts and on held-out problems, as shares of completions.
+
+    In the middle planning's share of the failures. A bad plan hides its slips, so on the right execution
+    failures also stand as a share of the completions whose plan is sound.
+    """
     columns = ["error_planning", "error_execution", "error_planning_share"]
-    runs = require(frame, columns, [arm])
+    runs, tests = require(frame, columns, [arm]), require(evals, columns[:2], [arm])
+    tests = tests.assign(sound=tests["error_execution"] / (1 - tests["error_planning"]))
     title = f"Planning and execution errors under {arm_name(arm)}"
-    figure, axes = canvas(1, 2, height=3.2, title=title, world=world, note=seeds_note(runs))
-    class_panel(axes[0, 0], runs, "error", "share of all completions")
-    axes[0, 0].set(ylim=(0, None), title="Failures by cause")
+    figure, axes = canvas(1, 3, height=3.2, title=title, world=world, note=seeds_note(runs))
+    left, middle, right = axes[0]
+    class_panel(left, runs, "error", "share of completions")
+    left.set(ylim=(0, None), title="Training prompts")
     style = dict(zip(("color", "dashes"), CLASSES["planning"], strict=True))
-    seed_lines(axes[0, 1], runs, columns[2], label="planning errors", **style)
-    axes[0, 1].set(xlabel=STEPS, ylabel="share of failures", ylim=(0, 1), title="Planning errors")
+    seed_lines(middle, runs, columns[2], label="planning errors", **style)
+    middle.set(xlabel=STEPS, ylabel="share of failures", ylim=(0, 1), title="Planning's share")
+    class_panel(right, tests, "error", "share of completions")
+    seed_lines(right, tests, "sound", label="execution,\nplan sound", color=GREEN, dashes=(1, 1))
+    right.set(ylim=(0, None), title="Held-out problems")
+    right.legend()
     return figure
 
 
@@ -196,31 +238,40 @@ def class_panel(ax: Axes, runs: pd.DataFrame, quantity: str, ylabel: str) -> Non
 
 def semantic_panel(ax: Axes, runs: pd.DataFrame) -> None:
     column, ylabel = "semantic_entropy{}_change", "semantic entropy\nchange from first step (bits)"
-    seed_lines(ax, runs, column.format(""), label="plug-in", color=GREEN, dashes="")
+    seed_lines(ax, runs, column.format(""), label=SEMANTIC[0], color=GREEN, dashes="")
     matched = column.format("_matched")
-    seed_lines(ax, runs, matched, label="size-matched", color=PURPLE, dashes=(4, 2))
+    seed_lines(ax, runs, matched, label=SEMANTIC[1], color=PURPLE, dashes=(4, 2))
+    if "cluster_entropy_change" in runs and runs["cluster_entropy_change"].notna().any():
+        seed_lines(ax, runs, "cluster_entropy_change", label=SEMANTIC[2], color=ORANGE, dashes=(1, 1))
     ax.axhline(0, color="0.5", lw=0.6, label="_zero")
     ax.set(xlabel=STEPS, ylabel=ylabel)
     ax.legend()
     fit(ax)
 
 
-def accuracy_and_length(ax: Axes, runs: pd.DataFrame, tests: pd.DataFrame) -> None:
+def accuracy_and_length(ax: Axes, runs: pd.DataFrame, tests: pd.DataFrame) -> Axes:
+    """Held-out accuracy, and length on a twin axis, which is returned."""
     right = ax.twinx()
     right.grid(False)
     seed_lines(ax, tests, "accuracy", label="accuracy", color=PALETTE[0], dashes="")
     seed_lines(right, runs, "length", label="length (right)", color=PALETTE[7], dashes=(4, 2))
     ax.set(xlabel=STEPS, ylabel="validation accuracy (share)")
     right.set_ylabel("mean completion length (tokens)")
-    for each in (ax, right):
+    _one_legend(ax, right)
+    return right
+
+
+def _one_legend(left: Axes, right: Axes) -> None:
+    """Limits by the lines, and one legend for an axis and its twin, above the panel."""
+    for each in (left, right):
         fit(each)
-    handles = [h for each in (ax, right) for h in each.get_legend_handles_labels()[0]]
-    right.legend(handles=handles)
+    handles = [h for each in (left, right) for h in each.get_legend_handles_labels()[0]]
+    right.legend(handles=handles, loc="lower right", bbox_to_anchor=(1.02, 0.98), ncols=len(handles))
 
 
 def _before_and_after(runs: pd.DataFrame, last: int) -> pd.DataFrame:
     groups = runs.sort_values("step").groupby(["arm", "seed"])
-    before = groups[list(OVERLAP)].first()
+    before = groups[list(OVERLAP)].agg(lambda column: column.head(last).mean())
     after = groups[list(OVERLAP)].agg(lambda column: column.tail(last).mean())
     return pd.concat({"before RL": before, "after RL": after}, names=["time"]).reset_index()
 

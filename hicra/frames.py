@@ -9,6 +9,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from hicra.dynamics import matched_sizes, summarise, summarise_evals
+from hicra.entropy import shannon_entropy
 from hicra.lexicon import Lexicon
 from hicra.runs import RunError, RunFolder
 
@@ -57,3 +58,22 @@ def load_study(runs: Sequence[RunFolder]) -> Study:
         pd.concat(evals, ignore_index=True),
         manifests[0]["world"],
     )
+
+
+def measured_with_parts(runs: Sequence[RunFolder], share: float, draws: int) -> pd.DataFrame:
+    """Semantic entropy of `runs` counted with all grams (draw 0), and with random parts of the lexicon.
+
+    Each draw leaves out `share` of the grams, the same for all runs (paper, Fig. 7). Columns: step, seed,
+    draw, semantic_entropy (bits, plug-in) and semantic_entropy_change.
+    """
+    whole = Lexicon.load(runs[0].manifest()["settings"]["lexicon"])
+    lexicons = [whole, *(whole.drop(share, draw) for draw in range(1, draws + 1))]
+    rows = []
+    for run in runs:
+        seed, record = run.manifest()["settings"]["seed"], run.read("steps.jsonl")
+        for draw, kept in enumerate(set(lexicon.grams) for lexicon in lexicons):
+            entropies = [shannon_entropy(n for g, n in row["grams"].items() if g in kept) for row in record]
+            for row, bits in zip(record, entropies, strict=True):
+                told = {"step": row["step"], "seed": seed, "draw": draw, "semantic_entropy": bits}
+                rows.append({**told, "semantic_entropy_change": bits - entropies[0]})
+    return pd.DataFrame(rows)

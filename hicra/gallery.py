@@ -1,191 +1,29 @@
 """Every figure and table of the paper that the committed run records can answer, in one call.
 
-`build_gallery` reads run records only: no model, no network. The same records give the same bytes.
+The same records give the same bytes.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import pandas as pd
-from matplotlib.figure import Figure
 
-from hicra import control_figures, figures
-from hicra.claims import load_claims, quantities, verdict_table
+from hicra.catalogue import ENTRIES, Drawing, drawings, load_experiments
+from hicra.claims import NOT_TESTED, afterwards_table, load_claims, verdict_table
+from hicra.compass import compass_table
 from hicra.figure_style import save
-from hicra.frames import Study, load_study
-from hicra.paths import data_path
-from hicra.runs import RunError, RunFolder, write_atomic
-from hicra.tables import accuracy_table, learning_table, strategic_table, table_markdown, verdict_markdown
-from hicra.viewer import rollout_html, save_html
-
-
-class Entry(NamedTuple):
-    """One figure: file name, the paper's number and claim, the conditions it needs, how to draw it."""
-
-    name: str
-    number: str
-    claim: str
-    arms: tuple[str, ...]
-    draw: Callable[[Study, tuple[str, ...]], Figure]
-
-
-class Experiments(NamedTuple):
-    """The committed run records, read: both tables, the quantities of claims, and the runs."""
-
-    study: Study
-    values: pd.DataFrame
-    runs: tuple[RunFolder, ...]
-
-    @property
-    def arms(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(self.study.steps["arm"]))
-
-
-def load_experiments(records: Path | str, order: Sequence[str]) -> Experiments:
-    """All finished runs in `records`, arms in the given order. RunError where there are none."""
-    runs = [RunFolder(p.parent) for p in sorted(data_path(records).glob("*-seed*/manifest.json"))]
-    runs = [run for run in runs if run.finished]
-    if not runs:
-        raise RunError(f"no finished run in {records}; make them with `make experiments`")
-    place = {name: i for i, name in enumerate(order)}
-    runs.sort(key=lambda run: (place.get(run.path.name.rpartition("-seed")[0], len(place)), run.path.name))
-    study = load_study(runs)
-    return Experiments(study, quantities(study.steps, study.evals), tuple(runs))
-
-
-def _curves(columns: Sequence[str], title: str) -> Callable[[Study, tuple[str, ...]], Figure]:
-    return lambda s, arms: control_figures.curves(*s, columns=columns, arms=arms, title=title)
-
-
-PAIR = ("grpo", "hicra")
-GRID = ("grpo", "hicra", "weak-grpo", "weak-hicra")
-ENTRIES = (
-    Entry(
-        "fig02_two_phase",
-        "Fig. 2",
-        "procedures consolidate first, then strategies become more diverse",
-        ("grpo",),
-        lambda s, arms: figures.two_phase(*s, arm=arms[0]),
-    ),
-    Entry(
-        "fig03_errors",
-        "Fig. 3",
-        "training removes planning errors above all",
-        ("grpo",),
-        lambda s, arms: figures.errors(s.steps, s.world, arm=arms[0]),
-    ),
-    Entry(
-        "fig04_hicra_vs_grpo",
-        "Fig. 4",
-        "HICRA keeps strategies more diverse and ends higher",
-        PAIR,
-        lambda s, arms: figures.hicra_vs_grpo(*s, arms=arms),
-    ),
-    Entry(
-        "fig05_entropy_regularization",
-        "Fig. 5",
-        "an entropy bonus on all tokens raises token entropy and not accuracy",
-        (*PAIR, "entropy_reg"),
-        _curves(
-            ("semantic_entropy", "accuracy", "group_solved", "token_entropy"),
-            "HICRA against an entropy bonus",
-        ),
-    ),
-    Entry(
-        "fig07_drop30_diversity",
-        "Fig. 7",
-        "leaving out 30 % of the Strategic Grams changes no curve: semantic entropy",
-        ("hicra", "drop30"),
-        _curves(("semantic_entropy", "semantic_entropy_matched"), "Sensitivity to the lexicon: diversity"),
-    ),
-    Entry(
-        "fig08_drop30_accuracy",
-        "Fig. 8",
-        "leaving out 30 % of the Strategic Grams changes no curve: accuracy",
-        ("hicra", "drop30"),
-        _curves(("accuracy", "length"), "Sensitivity to the lexicon: accuracy and length"),
-    ),
-    Entry(
-        "fig11_compass",
-        "Fig. 11",
-        "token entropy collapses and Pass@8 saturates while semantic entropy tells arms apart",
-        PAIR,
-        _curves(
-            ("token_entropy", "group_solved", "semantic_entropy", "accuracy"), "Which metric is a compass?"
-        ),
-    ),
-    Entry(
-        "fig12_entropy_overlap",
-        "Fig. 12",
-        "most planning tokens are high-entropy, most high-entropy tokens are not planning",
-        PAIR,
-        lambda s, arms: figures.entropy_overlap(s.steps, s.world, arms=arms),
-    ),
-    Entry(
-        "fig14_boundary",
-        "Fig. 14",
-        "HICRA fails where procedural skill is missing",
-        GRID,
-        lambda s, arms: control_figures.boundary(
-            s.evals, s.world, pairs={"base policy": arms[:2], "weak base policy": arms[2:]}
-        ),
-    ),
+from hicra.runs import write_atomic
+from hicra.tables import (
+    accuracy_table,
+    learning_table,
+    measured,
+    strategic_table,
+    table_markdown,
+    verdict_markdown,
 )
-
-
-class Drawing(NamedTuple):
-    """A figure that the records can answer; `draw()` makes it."""
-
-    number: str
-    claim: str
-    arms: tuple[str, ...]
-    draw: Callable[[], Figure]
-
-
-def drawings(data: Experiments) -> dict[str, Drawing]:
-    """File name -> drawing, for every figure whose conditions have been run."""
-    study, have = data.study, set(data.arms)
-    found = {e.name: Drawing(*e[1:4], partial(e.draw, study, e.arms)) for e in ENTRIES if set(e.arms) <= have}
-    strong = tuple(arm for arm in data.arms if not arm.startswith("weak"))
-    rows = tuple(arm for arm in GRID if arm in have)
-    if rows:
-        found["fig09_grid"] = Drawing(
-            "Fig. 9",
-            "the two phases are seen in every model; here, for both arms from every base policy",
-            rows,
-            partial(control_figures.grid, *study, arms=rows),
-        )
-    if "grpo" in have:
-        found["fig01_accuracy"] = Drawing(
-            "Fig. 1, right; Table 1",
-            "HICRA ends higher than GRPO and than every control",
-            strong,
-            partial(control_figures.final_accuracies, data.values, study.world, arms=strong),
-        )
-        found["fig10_frequencies"] = Drawing(
-            "Fig. 10",
-            "Strategic Grams are spread out where tokens are concentrated",
-            ("grpo",),
-            lambda: control_figures.frequencies(occurrences(data.runs, "grpo"), study.world),
-        )
-    return dict(sorted(found.items()))
-
-
-def occurrences(runs: Sequence[RunFolder], arm: str) -> dict[str, Counter[str]]:
-    """How often each token and each Strategic Gram occurs in an arm's kept rollouts and steps."""
-    tokens, grams = Counter(), Counter()
-    for run in runs:
-        if run.path.name.startswith(f"{arm}-seed"):
-            for row in run.read("rollouts.jsonl"):
-                tokens.update(row["tokens"])
-            for row in run.read("steps.jsonl"):
-                grams.update(row["grams"])
-    return {"tokens": tokens, "Strategic Grams": grams}
+from hicra.viewer import rollout_html, save_html
 
 
 def build_gallery(
@@ -195,38 +33,63 @@ def build_gallery(
     order: Sequence[str],
     models: Sequence[Path | str] = (),
 ) -> list[Path]:
-    """Draw every figure, write the accuracy and verdict tables, and the gallery page README.md.
+    """Draw every figure, write the tables, and the gallery page README.md.
 
     `models` are folders with the runs of language models; each gets a section of its own. Raises RunError
     where a folder holds no finished run, ClaimError for a claims file it cannot use.
     """
-    data, out = load_experiments(records, order), Path(out)
-    table = verdict_table(load_claims(claims), data.values)
+    data, rules, out = load_experiments(records, order), load_claims(claims), Path(out)
+    verdicts = verdict_table(rules, data.values)
+    tables = {
+        "table1_accuracy": accuracy_table(data.values),
+        "table2_strategic": strategic_table(data.runs),
+        "compass": compass_table(data.study.steps, data.study.evals, data.strong),
+        "afterwards": afterwards_table(rules, data.values),
+        "verdicts": verdicts,
+    }
     pages, written = [], []
-    for name, (number, claim, arms, draw) in drawings(data).items():
-        written += save(draw(), out, name)
-        pages.append(
-            f"## {number}\n\n![{claim}]({name}.png)\n\nThe claim: {claim}. Run records: "
-            f"{', '.join(f'`{arm}-seed*`' for arm in arms)}. [SVG]({name}.svg)\n"
-        )
-    if traced := [run for run in data.runs if run.path.name.startswith("hicra-seed")]:
+    for name, drawing in drawings(data).items():
+        written += save(drawing.draw(), out, name)
+        pages.append(_page(name, drawing, verdicts))
+    if traced := data.runs_of("hicra"):
         rows = traced[0].read("rollouts.jsonl")
-        traces = [rollout_html(rows[0]), rollout_html(rows[-1])]
         written.append(out / "fig13_traces.html")
-        save_html(traces, written[-1], title=data.study.world)
-    tables = {"table1_accuracy": accuracy_table(data.values), "table2_strategic": strategic_table(data.runs)}
-    for name, frame in {**tables, "verdicts": table}.items():
+        title = f"{traced[0].path.name}, first and last kept rollout. {data.study.world}"
+        save_html([rollout_html(rows[0]), rollout_html(rows[-1])], written[-1], title=title)
+    for name, frame in tables.items():
         write_atomic(out / f"{name}.csv", frame.round(4).to_csv(index=False))
         written.append(out / f"{name}.csv")
-    one, two = map(table_markdown, tables.values())
-    told = {"world": data.study.world, "n": len(data.runs), "verdicts": verdict_markdown(table)}
     for folder in models:
         page, files = _model_section(folder, out, order)
         pages.append(page)
         written += files
-    text = GALLERY.format(**told, table1=one, table2=two)
-    write_atomic(out / "README.md", text + "\n".join(pages))
+    told = {"world": data.study.world, "n": len(data.runs)}
+    shown = {name: table_markdown(frame) for name, frame in tables.items()}
+    shown |= {"verdicts": verdict_markdown(verdicts), "afterwards": _afterwards(tables["afterwards"])}
+    write_atomic(out / "README.md", GALLERY.format(**told, **shown) + "\n".join(pages))
     return [*written, out / "README.md"]
+
+
+def _page(name: str, drawing: Drawing, verdicts: pd.DataFrame) -> str:
+    """A figure with the paper's claim, what became of it, and the records and command behind it."""
+    number, claim, arms, _ = drawing
+    place = number.partition(",")[0]
+    told = verdicts["where"].str.replace("Fig. 7 and 8", "Fig. 7, Fig. 8").str.split(", |; ")
+    here = told.map(lambda where: place in where) & (verdicts["verdict"] != NOT_TESTED)
+    judged = verdicts[here]
+    found = "; ".join(f"{row.claim.lower()}: **{row.verdict}**" for row in judged.itertuples())
+    runs = ", ".join(f"`{arm}-seed*`" for arm in arms)
+    return (
+        f"## {number}\n\n![{number}, as measured here]({name}.png)\n\nThe paper: {claim}. "
+        f"{f'Judged here: {found}. ' if found else ''}[SVG]({name}.svg); run records {runs}, made by "
+        f"`python -m hicra experiments --conditions {' '.join(arms)}`.\n"
+    )
+
+
+def _afterwards(table: pd.DataFrame) -> str:
+    lines = ["| question | statistic | ours | seeds |", "|---|---|---|---|"]
+    lines += [f"| {r.question} | `{r.statistic}` | {measured(r)} | {r.seeds} |" for r in table.itertuples()]
+    return "\n".join(lines)
 
 
 def _model_section(records: Path | str, out: Path, order: Sequence[str]) -> tuple[str, list[Path]]:
@@ -236,7 +99,8 @@ def _model_section(records: Path | str, out: Path, order: Sequence[str]) -> tupl
     for entry in ENTRIES:
         if set(entry.arms) <= set(data.arms):
             written += save(entry.draw(data.study, entry.arms), out, f"{name}_{entry.name}")
-            shown.append(f"![{entry.number}: {entry.claim}]({name}_{entry.name}.png)\n")
+            image = f"![{entry.number}, as measured here]({name}_{entry.name}.png)"
+            shown.append(f"{image}\n\nThe paper, {entry.number}: {entry.claim}.\n")
     write_atomic(out / f"{name}_accuracy.csv", table.round(4).to_csv(index=False))
     told = {"name": name, "world": data.study.world, "n": len(data.runs), "table": table_markdown(table)}
     return MODEL.format(**told) + "\n".join(shown), [*written, out / f"{name}_accuracy.csv"]
@@ -247,17 +111,34 @@ GALLERY = """# Gallery
 Drawn by `make figures` from the {n} run records in `data/experiments` (made by `make experiments`), with no
 model. World: {world}.
 
-Each figure is laid out like the paper's of the same number. Fig. 6 and 13, two marked traces of a HICRA run
-(its first and its last), are a page: [fig13_traces.html](fig13_traces.html).
+Each figure answers the paper's of the same number, its panels in the same order. Fig. 6 and 13, two marked
+traces of a HICRA run, are a page: [fig13_traces.html](fig13_traces.html).
 
 ## Verdicts
 
 By the rules of [data/claims.yaml](../data/claims.yaml), written before the runs. "Ours" is the mean over
-seeds, in brackets the 95 % paired bootstrap; a verdict asks the t-interval too
-([verdicts.csv](verdicts.csv)). A statistic is a quantity of `hicra/claims.py` and the arms it is added and
-subtracted over.
+seeds, in brackets the 95 % interval that the verdict goes by: the wider ends of a paired bootstrap and
+Student's t ([verdicts.csv](verdicts.csv) has both). A statistic is a quantity of `hicra/quantities.py` and
+the arms it is added and subtracted over.
 
 {verdicts}
+
+### Looked at afterwards
+
+No rule was fixed for these, so there is no verdict: mean and 95 % t-interval over seeds.
+[afterwards.csv](afterwards.csv)
+
+{afterwards}
+
+## Takeaway 3: which metric is a compass?
+
+Rank correlation with what is gained later, mean and 95 % t-interval over seeds, over the arms from the
+stronger base. Within runs: a metric's mean of 5 steps with the gain in training reward over the next 10 (the
+number of the step is the null: whatever falls all along predicts gains that shrink all along). Across runs of
+one seed: a metric at step 20 with the held-out accuracy gained from there to the end.
+[compass.csv](compass.csv)
+
+{compass}
 
 ## Table 1
 
@@ -266,7 +147,7 @@ GRPO from the same base. The paper's columns are the mean over its six benchmark
 the weak base Llama-3.1-8B-Instruct: another world, for the order of arms alone.
 [table1_accuracy.csv](table1_accuracy.csv)
 
-{table1}
+{table1_accuracy}
 
 ## Table 2
 
@@ -274,7 +155,7 @@ Which phrases are strategic? The paper asked people; here the world's exact span
 strategic where most of its occurrences in GRPO's kept rollouts lie within a planning phrase.
 [table2_strategic.csv](table2_strategic.csv)
 
-{table2}
+{table2_strategic}
 
 """
 

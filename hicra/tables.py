@@ -16,6 +16,8 @@ from hicra.verdicts import interval
 
 # Means over the six benchmarks of the paper's Table 1: Qwen2.5-7B-Base, for weak arms Llama-3.1-8B-Instruct.
 PAPER_TABLE_1 = {
+    "base": 0.2742,
+    "weak-base": 0.1778,
     "grpo": 0.3845,
     "hicra": 0.4223,
     "high_entropy": 0.3875,
@@ -28,27 +30,30 @@ PAPER_TABLE_2 = {"gram": 0.86, "other": 0.12}  # shares that people called strat
 
 
 def accuracy_table(values: pd.DataFrame) -> pd.DataFrame:
-    """Table 1: final held-out accuracy of each arm, its paired difference to GRPO, and the paper's."""
+    """Table 1: held-out accuracy of each arm at the end, and of its base before training; with the paper's.
+
+    Differences to GRPO from the same base are paired by seed.
+    """
     wide = values["final_accuracy"].unstack("arm")  # (seeds, arms)
     rows = []
     for arm in dict.fromkeys(values.index.get_level_values("arm")):
-        level = interval(wide[arm].dropna())
-        row = {
-            "arm": arm_name(arm),
-            "seeds": level.n,
-            "accuracy": level.mean,
-            "low": level.low,
-            "high": level.high,
-            "paper": PAPER_TABLE_1.get(arm),
-        }
-        base = "weak-grpo" if arm.startswith("weak") else "grpo"
-        if arm != base and base in wide:
-            gap = interval((wide[arm] - wide[base]).dropna())
+        weak = "weak-" if arm.startswith("weak-") else ""
+        if arm == f"{weak}grpo":
+            rows.append(_level(f"{weak}base", values["base_accuracy"].unstack("arm")[arm]))
+        row = _level(arm, wide[arm])
+        if arm != f"{weak}grpo" and f"{weak}grpo" in wide:
+            gap = interval((wide[arm] - wide[f"{weak}grpo"]).dropna())
             row |= {"minus GRPO": gap.mean, "minus low": gap.low, "minus high": gap.high}
             if arm in PAPER_TABLE_1:
-                row["paper minus GRPO"] = PAPER_TABLE_1[arm] - PAPER_TABLE_1[base]
+                row["paper minus GRPO"] = PAPER_TABLE_1[arm] - PAPER_TABLE_1[f"{weak}grpo"]
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _level(arm: str, accuracy: pd.Series) -> dict:
+    mean, low, high, n = interval(accuracy.dropna())
+    told = {"arm": arm_name(arm), "seeds": n, "accuracy": mean, "low": low, "high": high}
+    return {**told, "paper": PAPER_TABLE_1.get(arm)}
 
 
 def learning_table(runs: Sequence[RunFolder], baseline: str = "grpo") -> pd.DataFrame:
@@ -98,11 +103,17 @@ def verdict_markdown(table: pd.DataFrame) -> str:
     """The verdict table as Markdown, short enough to read."""
     lines = ["| claim | paper | statistic | ours | seeds | verdict |", "|---|---|---|---|---|---|"]
     for row in table.itertuples():
-        tested = pd.notna(row.ours)
-        ours = f"{row.ours:+.3f} [{row.low:+.3f}, {row.high:+.3f}]" if tested else ""
         verdict = f"**{row.verdict}**" + (f": {row.note}" if row.note else "")
         statistic = f"`{row.statistic}`" if pd.notna(row.statistic) else ""
-        lines.append(
-            f"| {row.claim} ({row.where}) | {row.paper} | {statistic} | {ours} | {row.seeds} | {verdict} |"
-        )
+        told = (f"{row.claim} ({row.where})", row.paper, statistic, measured(row), row.seeds, verdict)
+        lines.append("| " + " | ".join(map(str, told)) + " |")
     return "\n".join(lines)
+
+
+def measured(row) -> str:
+    """A row's statistic with its interval and unit, to the digits that tell it from zero."""
+    if pd.isna(row.ours):
+        return ""
+    digits = 3 if max(abs(row.low), abs(row.high)) >= 0.01 else 4
+    mean, low, high = (f"{value:+.{digits}f}" for value in (row.ours, row.low, row.high))
+    return f"{mean} [{low}, {high}] {row.unit}"

@@ -19,6 +19,7 @@ CLASSES = {(True, False): "p", (False, True): "h", (True, True): "p h"}
 STYLE = """
 .hicra { color-scheme: light dark; font: 15px/1.7 system-ui, sans-serif; max-width: 46em; margin: 1em auto;
   padding: 0 1em; color: light-dark(#1b1b1b, #e8e8e8); background: light-dark(#ffffff, #161616); }
+.hicra h1 { font-size: 17px; line-height: 1.4; }
 .hicra .text { white-space: pre-wrap; overflow-wrap: anywhere; }
 .hicra .prompt { color: light-dark(#5b5b5b, #a8a8a8); }
 .hicra .p { font-weight: 700; background: light-dark(#ffe2a8, #5c4300); border-radius: 3px; }
@@ -76,11 +77,12 @@ def rollout_html(rollout: dict) -> str:
 
 
 def save_html(fragments: Sequence[str], path: Path | str, *, title: str) -> None:
-    """Fragments as one page that needs nothing else."""
+    """Fragments under a heading, as one page that needs nothing else."""
     page = (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">'
-        f"<title>{escape(title)}</title><body>{''.join(fragments)}</body></html>\n"
+        f"<title>{escape(title)}</title><style>{STYLE}</style><body>"
+        f'<div class="hicra"><h1>{escape(title)}</h1></div>{"".join(fragments)}</body></html>\n'
     )
     write_atomic(Path(path), page)
 

@@ -12,16 +12,17 @@ from hicra.claims import (
     REPLICATED,
     ClaimError,
     Claims,
+    afterwards_table,
     bootstrap_interval,
     contrast,
     decide,
     load_claims,
-    prediction,
-    quantities,
     verdict_table,
 )
+from hicra.compass import compass_table, prediction
 from hicra.experiments import CONDITIONS, SEEDS
 from hicra.frames import load_study
+from hicra.quantities import quantities, unit
 from tests.records import write_record
 
 
@@ -55,6 +56,59 @@ def test_quantities_are_what_the_table_says(values):
     assert run["planning_minus_execution_error_change"] == 0
     assert run["planning_high_entropy"] == 0.6
     assert run["high_entropy_planning"] == 0.5
+
+    assert run["base_accuracy"] == 0.4
+    # Failures: 25 of 200 for each cause at both ends, so 25 of 175 sound plans.
+    assert run["held_out_planning"] == run["held_out_execution_given_plan"] == 0
+    assert run["final_entropy_planning"] == 1.2
+    assert run["cluster_entropy_change"] == 0  # all three grams are of one cluster
+
+
+def test_a_quantity_counts_in_its_unit(values):
+    wanted = {
+        "final_accuracy": "share",
+        "token_entropy_change": "nats",
+        "semantic_entropy_matched_change": "bits",
+        "high_entropy_planning": "share",
+        "final_entropy_planning": "nats",
+        "length_change": "tokens",
+        "execution_log_perplexity_change": "nats",
+        "matched_minus_token_prediction": "correlation",
+    }
+    assert {name: unit(name) for name in wanted} == wanted
+    assert set(wanted) <= set(values.columns)
+
+
+def test_the_compass_ranks_within_and_across_runs(tmp_path):
+    # Arms that start more diverse gain more: across runs the rank correlation is 1.
+    steps, evals = [], []
+    for seed in (0, 1, 2):
+        for i, arm in enumerate(("a", "b", "c", "d")):
+            for s in range(30):
+                level = {
+                    "semantic_entropy": i + 0.01 * s,
+                    "semantic_entropy_matched": -i,
+                    "token_entropy": 1.0,
+                }
+                told = {"arm": arm, "seed": seed, "step": s, "reward": 0.01 * s * s, "group_solved": 0.5}
+                steps.append(told | level)
+            for at, accuracy in ((0, 0.3), (10, 0.4), (30, 0.4 + 0.1 * i)):
+                evals.append({"arm": arm, "seed": seed, "step": at, "accuracy": accuracy})
+    table = compass_table(pd.DataFrame(steps), pd.DataFrame(evals), ("a", "b", "c", "d"))
+    rho = table.set_index(["metric", "asked"])["rho"]
+    assert rho["semantic_entropy", "across runs"] == pytest.approx(1)
+    assert rho["semantic_entropy_matched", "across runs"] == pytest.approx(-1)
+    assert rho["semantic_entropy", "within runs"] == rho["step", "within runs"] == pytest.approx(1)
+    assert math.isnan(rho["token_entropy", "across runs"])  # nothing to rank
+    assert ("step", "across runs") not in rho
+
+
+def test_questions_asked_afterwards_have_an_interval_and_no_verdict(root, values):
+    claims = load_claims(root / "data" / "claims.yaml")
+    table = afterwards_table(claims, values)
+    assert len(table) == len(claims.afterwards) >= 10
+    assert "verdict" not in table
+    assert set(table["seeds"]) == {5}
 
 
 def test_prediction_has_the_sign_of_what_follows():
@@ -107,7 +161,7 @@ def test_both_intervals_must_hold():
     index = pd.MultiIndex.from_product([["hicra"], range(5)], names=["arm", "seed"])
     values = pd.DataFrame({"final_accuracy": [0.1, 0.2, 0.3, 0.4, 0.5]}, index=index)
     row = _verdict(values, of={"hicra": 1}, rule={"above": 0.15})
-    assert row["low"] > 0.15 > row["t_low"]
+    assert row["boot_low"] > 0.15 > row["t_low"] == row["low"]
     assert row["verdict"] == NOT_REPLICATED
 
 

@@ -49,6 +49,29 @@ def test_the_grid_has_a_row_an_arm(frames):
     panels = [ax for ax in figure.axes if ax.get_ylabel().endswith("perplexity / first (ratio)")]
     assert [ax.get_ylabel().split("\n")[0] for ax in panels] == ["GRPO", "HICRA"]
     np.testing.assert_allclose(_line(panels[0], "planning"), [1, 0.75, 0.5])
+    entropies = [ax for ax in figure.axes if ax.get_ylabel().startswith("token entropy")]
+    np.testing.assert_allclose(_line(entropies[1], "planning"), [1.31] * 3)
+    assert entropies[0].get_ylim() == entropies[1].get_ylim()  # rows are to be compared
+
+
+def test_lexicon_sensitivity_draws_measure_and_credit(frames):
+    frame, _ = make(arms=("hicra", "drop30"))
+    rows = [(s, seed, d, 0.1 * s + 0.01 * d) for s in range(3) for seed in (0, 1) for d in range(3)]
+    measured = pd.DataFrame(rows, columns=["step", "seed", "draw", "semantic_entropy_change"])
+    figure = figures.lexicon_sensitivity(frame, measured, WORLD, arms=("hicra", "drop30"))
+    left, right = figure.axes
+    np.testing.assert_allclose(_line(left, "all grams"), [0, 0.1, 0.2])
+    np.testing.assert_allclose(_line(left, "70 % of the grams"), [0.01, 0.11, 0.21])
+    np.testing.assert_allclose(_line(left, "_draw"), [0.02, 0.12, 0.22])
+    np.testing.assert_allclose(_line(right, "HICRA, 30 %"), [0, 0.1, 0.2])
+    assert WORLD in _texts(figure)
+
+
+def test_a_share_s_axis_ends_at_one(frames):
+    frame, evals = frames
+    frame = frame.assign(group_solved=[0.97, 1.0, 1.0] * (len(frame) // 3))
+    figure = figures.curves(frame, evals, WORLD, columns=("group_solved",), arms=ARMS, title="t")
+    assert figure.axes[0].get_ylim()[1] <= 1.01
 
 
 def test_frequencies_are_shares_by_rank():

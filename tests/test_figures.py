@@ -23,6 +23,8 @@ def make(seeds=(0, 1), arms=("grpo", "hicra")):
     frame = pd.DataFrame(steps)
     evals = frame.loc[frame["step"] != 1, ["arm", "seed", "step"]].copy()
     evals["accuracy"] = 0.4 + frame["semantic_entropy"] - 5
+    evals["error_planning"] = 0.6 - 0.1 * evals["step"]
+    evals["error_execution"] = 0.2
     return frame, evals
 
 
@@ -41,6 +43,7 @@ def _step(s, up):
         "length": 40 + s,
         "planning_high_entropy": 0.5 - 0.1 * s + up,
         "high_entropy_planning": 0.3 + 0.1 * s + up,
+        "planning_share": 0.45,
         "zero_variance": 0.5 + 0.1 * s,
         "clipped": 0.25,
         "no_planning": 0.125 * s,
@@ -55,11 +58,11 @@ def _step(s, up):
 
 def _draw(name, frame, evals):
     function = getattr(figures, name)
-    needs_evals = name in ("two_phase", "hicra_vs_grpo")
+    needs_evals = name in ("two_phase", "hicra_vs_grpo", "errors")
     return function(frame, evals, WORLD) if needs_evals else function(frame, WORLD)
 
 
-FIGURES = ["two_phase", "hicra_vs_grpo", "entropy_overlap", "reasons", "idle", "errors"]
+FIGURES = ["overview", "two_phase", "hicra_vs_grpo", "entropy_overlap", "reasons", "idle", "errors"]
 
 
 def _line(ax, label):
@@ -69,6 +72,21 @@ def _line(ax, label):
 
 def _texts(figure):
     return " ".join(text.get_text() for text in figure.findobj(mpl.text.Text))
+
+
+def test_the_overview_sets_execution_against_strategy():
+    left, right = figures.overview(make()[0], WORLD).axes
+    np.testing.assert_allclose(_line(left, "execution perplexity"), [1, 1, 1])
+    np.testing.assert_allclose(_line(right, "semantic entropy, plug-in"), [0, 0.1, 0.2])
+    np.testing.assert_allclose(_line(right, "semantic entropy, size-matched"), [0, -0.1, -0.2])
+    assert len(right.get_legend().get_texts()) == 3
+
+
+def test_few_values_are_marked():
+    accuracy = figures.hicra_vs_grpo(*make(), WORLD).axes[2]
+    marked = {line.get_label(): line.get_marker() for line in accuracy.lines}
+    assert marked["GRPO"] == "o"
+    assert marked["_seed"] == "None"
 
 
 def test_two_phase_draws_the_frame():
@@ -125,13 +143,14 @@ def test_entropy_overlap_draws_before_and_after():
     figure = figures.entropy_overlap(frame, WORLD, last=2)
     planning, high = figure.axes
     heights = [[bar.get_height() for bar in bars] for bars in planning.containers]
-    # Before: the step 0 value. After: the mean of steps 1 and 2, 0.15 below.
-    np.testing.assert_allclose(heights, [[0.51, 0.36], [0.61, 0.46]])
+    # Before: the mean of steps 0 and 1. After: of steps 1 and 2, 0.1 below.
+    np.testing.assert_allclose(heights, [[0.46, 0.36], [0.56, 0.46]])
     heights = [[bar.get_height() for bar in bars] for bars in high.containers]
-    np.testing.assert_allclose(heights, [[0.31, 0.46], [0.41, 0.56]])
+    np.testing.assert_allclose(heights, [[0.36, 0.46], [0.46, 0.56]])
     points = np.concatenate([dots.get_offsets() for dots in planning.collections])
-    assert sorted(points[:, 1].round(6)) == [0.35, 0.37, 0.45, 0.47, 0.5, 0.52, 0.6, 0.62]
-    assert "mean of the last 2 steps" in _texts(figure).replace("\n", " ")
+    assert sorted(points[:, 1].round(6)) == [0.35, 0.37, 0.45, 0.45, 0.47, 0.47, 0.55, 0.57]
+    assert [_line(ax, "_chance")[0] for ax in (planning, high)] == [0.3, pytest.approx(0.45)]
+    assert "mean of the first, last 2 steps" in _texts(figure).replace("\n", " ")
 
 
 def test_reasons_stack_to_one_in_a_fixed_order():
@@ -146,11 +165,12 @@ def test_reasons_stack_to_one_in_a_fixed_order():
 
 
 def test_errors_draw_both_causes():
-    frame, _ = make()
-    causes, share = figures.errors(frame, WORLD, arm="hicra").axes
+    causes, share, held_out = figures.errors(*make(), WORLD, arm="hicra").axes
     np.testing.assert_allclose(_line(causes, "planning"), [0.3, 0.2, 0.1])
     np.testing.assert_allclose(_line(causes, "execution"), [0.2] * 3)
     np.testing.assert_allclose(_line(share, "planning errors"), [0.6, 0.5, 1 / 3])
+    np.testing.assert_allclose(_line(held_out, "planning"), [0.6, 0.4])
+    np.testing.assert_allclose(_line(held_out, "execution,"), [0.2 / 0.4, 0.2 / 0.6])  # of sound plans
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -200,11 +220,11 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     ("call", "message"),
     [
         (lambda f, e: figures.two_phase(f.drop(columns="length"), e, WORLD), "no column length"),
-        (lambda f, e: figures.errors(f, WORLD, arm="gated"), "no run of arm .'gated'."),
-        (lambda f, e: figures.errors(f.assign(error_planning=np.nan), WORLD), "holds no value"),
+        (lambda f, e: figures.errors(f, e, WORLD, arm="gated"), "no run of arm .'gated'."),
+        (lambda f, e: figures.errors(f.assign(error_planning=np.nan), e, WORLD), "holds no value"),
         (lambda f, e: figures.reasons(f, "  "), "world is empty"),
         (lambda f, e: figures.reasons(f[["arm", "seed", "step"]], WORLD), "no column reason_"),
-        (lambda f, e: figures.save(figures.errors(f, WORLD), "nowhere", "a/b"), "name='a/b'"),
+        (lambda f, e: figures.save(figures.errors(f, e, WORLD), "nowhere", "a/b"), "name='a/b'"),
     ],
 )
 def test_wrong_input_is_named(call, message):

@@ -3,8 +3,10 @@
 import pandas as pd
 import pytest
 
-from hicra import gallery, tables
+from hicra import catalogue, gallery, tables
 from hicra.__main__ import main
+from hicra.entropy import shannon_entropy
+from hicra.frames import measured_with_parts
 from hicra.lexicon import Lexicon
 from hicra.runs import RunError
 from tests.records import GRAMS, STEPS, write_record
@@ -37,6 +39,11 @@ def test_the_gallery_repeats_byte_for_byte(records, root, tmp_path):
     assert "10 run records" in page
     assert "not a language model" in page
     assert all(f"({name})" in page for name in names if name.endswith((".png", ".csv")))
+    assert "`python -m hicra experiments --conditions hicra drop30`" not in page  # not run, not shown
+    assert "made by `python -m hicra experiments --conditions grpo hicra`" in page
+    assert "[Fig. 4, as measured here](fig04_hicra_vs_grpo.png)" in page
+    traces = (tmp_path / "a" / "fig13_traces.html").read_text()
+    assert "<h1>hicra-seed10, first and last kept rollout. sandbox: a test" in traces
 
 
 def test_table_1_holds_accuracies_and_paired_differences(records, root, tmp_path):
@@ -49,18 +56,19 @@ def test_table_1_holds_accuracies_and_paired_differences(records, root, tmp_path
     assert "| HICRA | 2 | 0.605 |" in page
     assert "| GRPO | 2 | 0.505 |" in page
     assert table.loc["HICRA, weak base", "minus GRPO"] == pytest.approx(0.1)
+    assert table.loc["Base, before training", ["accuracy", "paper"]].tolist() == [0.4, 0.2742]
     assert pd.isna(table.loc["GRPO", "minus GRPO"])
     verdicts = pd.read_csv(tmp_path / "verdicts.csv")
     assert "2 of 5 seeds have been run" in set(verdicts["note"])
 
 
 def test_arms_stand_in_the_given_order(records):
-    assert gallery.load_experiments(records, ORDER).arms == ORDER
+    assert catalogue.load_experiments(records, ORDER).arms == ORDER
 
 
 def test_occurrences_are_summed_over_runs(records):
-    runs = gallery.load_experiments(records, ORDER).runs
-    counts = gallery.occurrences(runs, "grpo")
+    runs = catalogue.load_experiments(records, ORDER).runs
+    counts = catalogue.occurrences([run for run in runs if run.path.name.startswith("grpo")])
     assert counts["tokens"] == {"a": 2 * 2 * STEPS, "b": 2 * STEPS}
     assert counts["Strategic Grams"][GRAMS[0]] == 2 * 4 * STEPS
 
@@ -73,6 +81,26 @@ def test_table_2_judges_by_the_worlds_truth(tmp_path):
     assert table["strategic"].to_dict() == {"gram": 1.0, "other": 0.0}
     assert table["paper"].to_dict() == {"gram": 0.86, "other": 0.12}
     assert tables.strategic_table([]).empty
+
+
+def test_verdicts_are_quoted_in_their_unit_and_to_the_digits_that_tell():
+    row = pd.Series({"ours": 0.0003, "low": -0.0003, "high": 0.0009, "unit": "nats"})
+    assert tables.measured(row) == "+0.0003 [-0.0003, +0.0009] nats"
+    row["high"] = 0.02
+    assert tables.measured(row) == "+0.000 [-0.000, +0.020] nats"
+    assert tables.measured(pd.Series({"ours": None, "low": None, "high": None, "unit": None})) == ""
+
+
+def test_parts_of_the_lexicon_measure_the_same_runs(records):
+    runs = [run for run in catalogue.load_experiments(records, ORDER).runs if "hicra-seed" in run.path.name]
+    table = measured_with_parts(runs[:1], share=0.3, draws=5)
+    whole = table[table["draw"] == 0].set_index("step")
+    assert sorted(table["draw"].unique()) == [0, 1, 2, 3, 4, 5]
+    counts = [4, 2, 1]  # of the first step's three grams
+    assert whole.loc[0, "semantic_entropy"] == pytest.approx(shannon_entropy(counts))
+    assert (whole.loc[0, "semantic_entropy_change"], len(whole)) == (0, STEPS)
+    fewer = table[(table["step"] == 0) & (table["semantic_entropy"] < shannon_entropy(counts) - 1e-9)]
+    assert len(fewer) > 0  # a draw that misses one of the three
 
 
 def test_a_language_model_has_a_section_and_figures_of_its_own(records, root, tmp_path):

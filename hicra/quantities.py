@@ -1,0 +1,118 @@
+"""What claims are judged by: quantities of a run, one number each.
+
+"Early" and "late" are the means of a run's first and last EDGE steps, a change is late minus early;
+accuracies are shares of held-out problems, and "held-out" changes run from the first evaluation to the
+last:
+
+| quantity                              | definition                                                | unit |
+|---------------------------------------|-----------------------------------------------------------|------|
+| base_accuracy, final_accuracy         | accuracy at the first and at the last evaluation          | share |
+| final_reward                          | late mean reward of rollouts on training problems         | share |
+| X_change                              | change of X, a name of CHANGED                            | X's |
+| final_X                               | late value of X, a name of FINAL                          | X's |
+| semantic_entropy_second_half          | late minus middle value                                   | bits |
+| execution_log_perplexity_change       | change of mean NLL of execution tokens                    | nats |
+| execution_front_loading               | its change in the second half minus that in the first     | nats |
+| planning_minus_execution_error_change | error_planning_change - error_execution_change            | share |
+| planning_high_entropy, high_entropy_planning | early overlap shares (Fig. 12)                     | share |
+| held_out_planning, held_out_execution | changes of held-out failures by cause                     | share |
+| held_out_execution_given_plan         | the same of execution failures among sound plans          | share |
+| semantic_minus_token_prediction, matched_..., semantic_minus_pass_... | differences of `prediction` | 1 |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from hicra.compass import EDGE, PREDICTORS, prediction
+
+CHANGED = (
+    *("length", "error_planning", "error_execution", *PREDICTORS),
+    *("cluster_entropy", "semantic_entropy_chao_shen", "conditional_entropy_matched"),
+)
+FINAL = (
+    *("semantic_entropy", "semantic_entropy_matched", "conditional_entropy_matched", "length"),
+    *("entropy_planning", "entropy_execution", "planning_share"),
+    *("planning_high_entropy", "high_entropy_planning"),
+)
+# The first that a quantity's name holds counts; the others are shares.
+UNITS = {
+    "high_entropy": "share",
+    "semantic_entropy": "bits",
+    "cluster_entropy": "bits",
+    "conditional_entropy": "bits",
+    "entropy": "nats",
+    "perplexity": "nats",
+    "front_loading": "nats",
+    "prediction": "correlation",
+    "length": "tokens",
+}
+
+
+def unit(quantity: str) -> str:
+    """In which unit a quantity counts."""
+    return next((unit for part, unit in UNITS.items() if part in quantity), "share")
+
+
+def quantities(steps: pd.DataFrame, evals: pd.DataFrame) -> pd.DataFrame:
+    """One row per arm and seed with the module's quantities, from the frames of `load_study`.
+
+    Raises ValueError for a run too short for early and late.
+    """
+    rows = {}
+    for key, run in steps.groupby(["arm", "seed"], sort=False):
+        tests = evals[(evals["arm"] == key[0]) & (evals["seed"] == key[1])]
+        rows[key] = _of_run(run.sort_values("step"), tests.sort_values("step"))
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["arm", "seed"])
+
+
+def _of_run(run: pd.DataFrame, tests: pd.DataFrame) -> dict[str, float]:
+    run = run.assign(execution_nll=np.log(run["perplexity_execution"]))
+    early, middle, late = _means(run)
+    change, nll = late - early, "execution_nll"
+    return {
+        "base_accuracy": tests["accuracy"].iloc[0],
+        "final_accuracy": tests["accuracy"].iloc[-1],
+        "final_reward": late["reward"],
+        **{f"{name}_change": change[name] for name in CHANGED if name in change},
+        **{f"final_{name}": late[name] for name in FINAL},
+        "semantic_entropy_second_half": late["semantic_entropy"] - middle["semantic_entropy"],
+        "execution_log_perplexity_change": change[nll],
+        "execution_front_loading": (late[nll] - middle[nll]) - (middle[nll] - early[nll]),
+        "planning_minus_execution_error_change": change["error_planning"] - change["error_execution"],
+        "planning_high_entropy": early["planning_high_entropy"],
+        "high_entropy_planning": early["high_entropy_planning"],
+        **_held_out(tests),
+        **_predictions(run),
+    }
+
+
+def _held_out(tests: pd.DataFrame) -> dict[str, float]:
+    planning, execution = tests["error_planning"], tests["error_execution"]
+    failures = {
+        "planning": planning,
+        "execution": execution,
+        "execution_given_plan": execution / (1 - planning),
+    }
+    return {f"held_out_{name}": share.iloc[-1] - share.iloc[0] for name, share in failures.items()}
+
+
+def _predictions(run: pd.DataFrame) -> Mapping[str, float]:
+    rho = {name: prediction(run[name], run["reward"]) for name in PREDICTORS}
+    return {
+        "semantic_minus_token_prediction": rho["semantic_entropy"] - rho["token_entropy"],
+        "matched_minus_token_prediction": rho["semantic_entropy_matched"] - rho["token_entropy"],
+        "semantic_minus_pass_prediction": rho["semantic_entropy"] - rho["group_solved"],
+    }
+
+
+def _means(run: pd.DataFrame) -> tuple[pd.Series, pd.Series, pd.Series]:
+    """Means of a run's first, middle and last EDGE steps."""
+    if len(run) < 2 * EDGE:
+        raise ValueError(f"a run of {len(run)} steps is too short: early and late need {EDGE} steps each")
+    numbers = run.select_dtypes("number")
+    start = (len(run) - EDGE) // 2
+    return tuple(numbers.iloc[i : i + EDGE].mean() for i in (0, start, len(run) - EDGE))
