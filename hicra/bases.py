@@ -19,6 +19,7 @@ from hicra.runs import canonical, sha256
 from hicra.tasks import prompt_text, worked_pairs
 
 WARM_START = ("base", "prompt_template", "warm_start_steps", "warm_start_learning_rate", "warm_start_batch")
+WARM_START += ("max_length",)  # longer solutions are cut
 MODEL_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 RANK = 16  # of the warm start's adapter, which is merged into the weights
 
@@ -38,7 +39,12 @@ def base_folder(profile: Profile) -> Path:
     if profile.warm_start_steps:
         recipe = {name: getattr(profile, name) for name in WARM_START}
         out = cache_root() / f"{profile.name}-warm-{sha256(canonical(recipe))[:12]}"
-        return out if out.exists() else _warm_start(profile, out)
+        if not out.exists():
+            from hicra import engine
+
+            _warm_start(profile, out)
+            engine.free_gpu()
+        return out
     if profile.base.startswith("package:"):
         return _unpacked(profile.base.removeprefix("package:"))
     if profile.base.startswith("hub:"):
@@ -88,7 +94,7 @@ def _unpacked(package: str) -> Path:
     return out
 
 
-def _warm_start(profile: Profile, out: Path) -> Path:
+def _warm_start(profile: Profile, out: Path) -> None:
     """Train the base on worked solutions, merge the adapter and save the whole model to `out`."""
     from datasets import Dataset
 
@@ -129,10 +135,10 @@ def _warm_start(profile: Profile, out: Path) -> Path:
         )
         data = Dataset.from_list(rows)
         SFTTrainer(model=model, args=arguments, train_dataset=data, processing_class=tokenizer).train()
-    return _whole(out, lambda folder: engine.save_merged(model, tokenizer, folder))
+    _whole(out, lambda folder: engine.save_merged(model, tokenizer, folder))
 
 
-def _whole(out: Path, write) -> Path:
+def _whole(out: Path, write) -> None:
     """Let `write` fill a folder that gets its name only when it is complete."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as temporary:
@@ -143,4 +149,3 @@ def _whole(out: Path, write) -> Path:
         except OSError:  # another process was faster; its folder has the same recipe
             if not out.exists():
                 raise
-    return out

@@ -37,10 +37,10 @@ def score_run(folder: Path | str, *, use_vllm: bool, **overrides) -> pd.DataFram
     sets = benchmark_tasks(profile)
     if not sets:
         raise ValueError(f"{run.path} names no benchmark; give some with overrides, benchmarks")
-    generate = _generator(profile, run.path / "policy", use_vllm)
+    generate = _generator(profile, run.policy(), use_vllm)
     rows = []
     for name, (tasks, samples) in sets.items():
-        found = evaluate(generate, tasks, samples=samples)
+        found = evaluate(generate, tasks, samples=samples, prefilled_think=profile.prefilled_think)
         rows.append({"benchmark": name, "problems": len(tasks), "samples": samples, **found})
     write_atomic(run.path / RESULTS, json.dumps(rows, indent=1) + "\n")
     return pd.DataFrame(rows)[["benchmark", "problems", "samples", "accuracy", "mean_length"]]
@@ -55,12 +55,15 @@ def _generator(profile: Profile, policy: Path, use_vllm: bool) -> Callable[[list
         "seed": 0,
     }
     plain = not (policy / "adapter_config.json").exists()
+    served = {"max_length": profile.max_length, "dtype": profile.dtype, **options}
     if use_vllm and plain:
-        return engine.vllm_generator(policy, max_length=profile.max_length, **options)
-    model, tokenizer = engine.load_policy(policy, lora_rank=0, seed=0, max_length=profile.max_length)
+        return engine.vllm_generator(policy, **served)
+    model, tokenizer = engine.load_policy(
+        policy, lora_rank=0, seed=0, max_length=profile.max_length, dtype=profile.dtype
+    )
     if not use_vllm:
         return engine.text_generator(model, tokenizer, **options)
     with tempfile.TemporaryDirectory() as merged:  # vLLM has read it once it has started
         engine.save_merged(model, tokenizer, Path(merged))
         del model
-        return engine.vllm_generator(Path(merged), max_length=profile.max_length, **options)
+        return engine.vllm_generator(Path(merged), **served)

@@ -6,6 +6,7 @@ without a GPU that import also gives TRL's trainer a loss that runs on a CPU.
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ from transformers import (  # noqa: E402
 )
 
 POSITIONS = 512  # scored at once: in 32 bit, all of a long completion would not fit beside the logits
+CACHE_BYTES = 4 << 30  # keys and values of what is sampled at once by transformers' generate
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -62,6 +64,7 @@ def load_policy(
         **({"fast_inference": True, "max_lora_rank": lora_rank} if vllm else {}),
         local_files_only=True,
     )
+    model.generation_config = _plain_sampling(model)
     if lora_rank:
         model = unsloth.FastLanguageModel.get_peft_model(
             model,
@@ -73,6 +76,13 @@ def load_policy(
         )
     tokenizer.padding_side = "left"
     return model, tokenizer
+
+
+def _plain_sampling(model) -> GenerationConfig:
+    """The model's special tokens alone: a penalty or cut-off that came with it would bend every sample."""
+    own = model.generation_config
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    return GenerationConfig(**{name: getattr(own, name) for name in names})
 
 
 def has_vllm() -> bool:
@@ -88,6 +98,13 @@ def free_memory() -> float:
     if has_gpu():
         return torch.cuda.mem_get_info()[0]
     return psutil.virtual_memory().available
+
+
+def free_gpu() -> None:
+    """Give back what a model that nobody holds any more has left reserved on the GPU."""
+    gc.collect()
+    if has_gpu():
+        torch.cuda.empty_cache()
 
 
 def unpack_gguf(file: Path, out: Path) -> None:
@@ -121,8 +138,21 @@ def private_seed(seed: int) -> Iterator[None]:
         yield
 
 
+def cache_bytes(config, size: int) -> int:
+    """Bytes of one token's keys and values, `size` bytes a number."""
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * config.num_hidden_layers * config.num_key_value_heads * head * size
+
+
+def policy_generator(model, tokenizer, **options) -> Callable[[list[str]], list[str]]:
+    """A generate function for a policy in training: by the vLLM engine beside it, where it has one."""
+    if getattr(model, "vllm_engine", None) is not None:
+        return colocated_generator(model, **options)
+    return text_generator(model, tokenizer, **options)
+
+
 def text_generator(
-    model, tokenizer, *, max_new_tokens: int, temperature: float, seed: int, batch_size: int = 256
+    model, tokenizer, *, max_new_tokens: int, temperature: float, seed: int
 ) -> Callable[[list[str]], list[str]]:
     """A function prompts -> completions that samples from `model` by transformers' generate.
 
@@ -139,13 +169,16 @@ def text_generator(
     )
 
     def generate(prompts: list[str]) -> list[str]:
+        longest = max(map(len, tokenizer(prompts)["input_ids"]), default=0)
+        rows = rows_at_once(model, longest + max_new_tokens)
         training, texts = model.training, []
         model.eval()
         with private_seed(seed), torch.no_grad():
-            for start in range(0, len(prompts), batch_size):
-                batch = tokenizer(prompts[start : start + batch_size], return_tensors="pt", padding=True).to(
-                    model.device
-                )
+            for start in range(0, len(prompts), rows):
+                # The side is named here: Unsloth turns the tokenizer's own while it trains.
+                batch = tokenizer(
+                    prompts[start : start + rows], return_tensors="pt", padding=True, padding_side="left"
+                ).to(model.device)
                 batch.pop("token_type_ids", None)
                 ids = model.generate(**batch, generation_config=config)
                 new = ids[:, batch["input_ids"].shape[1] :]  # (B, T)
@@ -156,28 +189,61 @@ def text_generator(
     return generate
 
 
+def rows_at_once(model, tokens: int) -> int:
+    """Completions sampled together: as many as keep keys and values within CACHE_BYTES, at most 256.
+
+    It does not look at what is free, because what is sampled together decides what is sampled.
+    """
+    row = tokens * cache_bytes(model.config, model.dtype.itemsize)
+    return max(1, min(256, CACHE_BYTES // row))
+
+
+def colocated_generator(
+    model, *, max_new_tokens: int, temperature: float, seed: int
+) -> Callable[[list[str]], list[str]]:
+    """The same by the vLLM engine that Unsloth keeps beside a model in training, with its adapter as it is.
+
+    Needs a GPU; not yet run on one.
+    """
+
+    def generate(prompts: list[str]) -> list[str]:
+        adapter = model.load_lora("hicra_evaluation", load_tensors=True)
+        options = _sampling(len(prompts), max_new_tokens, temperature, seed)
+        outputs = model.fast_generate(prompts, options, lora_request=adapter, use_tqdm=False)
+        return [out.outputs[0].text for out in outputs]
+
+    return generate
+
+
 def vllm_generator(
-    folder: Path, *, max_new_tokens: int, temperature: float, seed: int, max_length: int
+    folder: Path, *, max_new_tokens: int, temperature: float, seed: int, max_length: int, dtype: str
 ) -> Callable[[list[str]], list[str]]:
     """The same by vLLM, from a plain model folder; several times the tokens a second.
 
     Its sampler draws from each prompt's place and `seed`, so the same prompts give the same completions
-    on one machine, but not those of `text_generator`. Raises ImportError where vLLM is not installed.
+    on one machine, but not those of `text_generator`. In `dtype`, bfloat16 for float32. Raises ImportError
+    where vLLM is not installed.
     """
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB; its default is nearly the whole machine
     os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")  # its default idles one core, here of two
-    from vllm import LLM, SamplingParams
+    from vllm import LLM
 
-    llm = LLM(str(folder), max_model_len=max_length, dtype="bfloat16", seed=seed, enable_prefix_caching=False)
+    dtype = "bfloat16" if dtype == "float32" else dtype
+    llm = LLM(str(folder), max_model_len=max_length, dtype=dtype, seed=seed, enable_prefix_caching=False)
 
     def generate(prompts: list[str]) -> list[str]:
-        options = [
-            SamplingParams(temperature=temperature, max_tokens=max_new_tokens, seed=seed + i)
-            for i in range(len(prompts))
-        ]
+        options = _sampling(len(prompts), max_new_tokens, temperature, seed)
         return [out.outputs[0].text for out in llm.generate(prompts, options, use_tqdm=False)]
 
     return generate
+
+
+def _sampling(n: int, max_new_tokens: int, temperature: float, seed: int) -> list:
+    from vllm import SamplingParams
+
+    return [
+        SamplingParams(temperature=temperature, max_tokens=max_new_tokens, seed=seed + i) for i in range(n)
+    ]
 
 
 @torch.no_grad()
@@ -194,6 +260,11 @@ def token_statistics(
     found = []
     for part_ids, part_mask in zip(ids.split(rows), mask.split(rows), strict=True):
         logits = model(input_ids=part_ids, attention_mask=part_mask).logits  # (b, P+T, V)
+        if logits.shape[1] != part_ids.shape[1]:  # Unsloth cuts what is longer than it was told
+            raise ValueError(
+                f"{part_ids.shape[1]} tokens were scored as {logits.shape[1]}: a prompt is longer than "
+                "max_prompt_length; raise it"
+            )
         found.append(_scored(logits[:, -width - 1 : -1], part_ids[:, -width:], temperature))
     logps, entropies = zip(*found, strict=True)
     return torch.cat(logps), torch.cat(entropies)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from hicra.profiles import Profile
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+VLLM_SHARE = 0.5  # of a card, for vLLM beside the trainer: Unsloth's default
 RUNTIME = 0.9e9  # bytes of interpreter and libraries, before any model
 BUSY = 0.3  # share of a card's arithmetic that training of this size reaches; ours, not measured
 READ = 0.6  # share of its memory bandwidth that sampling reaches; ours, not measured
@@ -28,26 +29,31 @@ CARDS = {
 
 
 def memory_bytes(config, profile: Profile) -> float:
-    """An estimate of a run's peak: runtime, weights, optimizer, cache, activations and logits.
+    """An estimate of what a run needs: runtime, weights, optimizer, cache, activations and logits.
 
     Weights in the profile's dtype (half a byte in 4 bit); gradients and two moments in 32 bit for what is
-    trained; keys and values of every generated token (of `rows_per_pass` rows with vLLM, which is faster
-    with more); and for a training pass over `rows_per_pass` rows about 16 activations of hidden size a
+    trained; keys and values of every generated token, or, with vLLM, which is faster with more, of
+    `rows_per_pass` rows. Unsloth gives VLLM_SHARE of the card to vLLM, weights included, so the larger side
+    decides. And for a training pass over `rows_per_pass` rows about 16 activations of hidden size a
     token and layer (where they are computed anew: one a layer, and 16 of one layer), and three copies of
     the logits in 32 bit.
     """
+    from hicra import engine
+
     n_weights, n_trained = count_parameters(config, profile.lora_rank)
-    rows = profile.prompts_per_step * profile.group_size
+    rows = profile.prompts_per_step * profile.group_size // profile.processes
     at_once = profile.rows_per_pass or rows
-    tokens = at_once * profile.max_length
     size, layers = BYTES[profile.dtype], config.num_hidden_layers
     cached = at_once if profile.vllm else rows
-    cache = cached * profile.max_length * cache_bytes(config, profile)
+    cache = cached * profile.max_length * engine.cache_bytes(config, size)
     kept = layers + 16 if profile.gradient_checkpointing else 16 * layers
-    activations = tokens * kept * config.hidden_size * size
+    activations = at_once * profile.max_length * kept * config.hidden_size * size
     logits = 3 * at_once * profile.max_completion_length * config.vocab_size * 4
     weights = n_weights * (0.5 if profile.load_in_4bit else size)
-    return RUNTIME + weights + 12 * n_trained + max(cache, activations + logits)
+    fixed = RUNTIME + 12 * n_trained
+    if profile.vllm:
+        return max((weights + cache) / VLLM_SHARE, (fixed + activations + logits) / (1 - VLLM_SHARE))
+    return fixed + weights + max(cache, activations + logits)
 
 
 def step_seconds(config, profile: Profile, card: Card, mean_length: float) -> float:
@@ -58,18 +64,14 @@ def step_seconds(config, profile: Profile, card: Card, mean_length: float) -> fl
     once for every position up to the length limit, a completion's cache once for each of its tokens, at
     READ of the card's bandwidth. Prompts, attention's own arithmetic and the optimizer are left out.
     """
+    from hicra import engine
+
     n_weights, _ = count_parameters(config, 0)
     rows = profile.prompts_per_step * profile.group_size
     operations = (8 if profile.gradient_checkpointing else 6) * n_weights * rows * mean_length
     weights = profile.max_completion_length * n_weights * BYTES[profile.dtype]
-    cache = rows * mean_length**2 / 2 * cache_bytes(config, profile)
+    cache = rows * mean_length**2 / 2 * engine.cache_bytes(config, BYTES[profile.dtype])
     return operations / (BUSY * card.flops) + (weights + cache) / (READ * card.bandwidth)
-
-
-def cache_bytes(config, profile: Profile) -> int:
-    """Keys and values of one token."""
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * config.num_hidden_layers * config.num_key_value_heads * head * BYTES[profile.dtype]
 
 
 def count_parameters(config, lora_rank: int) -> tuple[int, int]:

@@ -16,6 +16,7 @@ def evaluate(
     samples: int = 1,
     explain: Callable | None = None,
     length: Callable[[str], int] = lambda text: len(text.split()),
+    prefilled_think: bool = False,
 ) -> dict:
     """Accuracy (share of right samples), pass@8 where `samples` >= 8, mean length, failures by kind.
 
@@ -28,7 +29,8 @@ def evaluate(
         raise ValueError("no problem to evaluate on; give at least one")
     repeated = [p for p in problems for _ in range(samples)]
     completions = generate([p.prompt for p in repeated])
-    right = [g.reward > 0 for g in grade(completions, [p.answer for p in repeated])]
+    grades = grade(completions, [p.answer for p in repeated], prefilled_think=prefilled_think)
+    right = [g.reward > 0 for g in grades]
     errors = Counter(
         explain(p, c).kind for p, c, r in zip(repeated, completions, right, strict=True) if explain and not r
     )

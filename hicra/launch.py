@@ -1,4 +1,5 @@
-"""Runs side by side, one process and one thread each: a run's numbers do not depend on the others."""
+"""Runs side by side, each in a process of its own, with one thread or GPUs of its own: a run's numbers do not
+depend on the others."""
 
 from __future__ import annotations
 
@@ -7,8 +8,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from hicra.bases import base_folder
@@ -54,7 +56,7 @@ def train_all(
     finished: Callable[[Job], None] = lambda job: None,
     workers: int | None = None,
 ) -> None:
-    """Make the runs in order, as many at once as there are cores.
+    """Make the runs in order, as many at once as `workers`, else as there are places (`places`).
 
     Finished runs are reused, interrupted ones resumed. `report` gets a status line as it changes,
     `finished` each run as it ends. Raises RunError for a folder made with other settings before any
@@ -66,19 +68,37 @@ def train_all(
     for profile in {job.profile for job in waiting}:
         base_folder(profile)  # made once here, not by every run at the same time
     running: dict[Job, subprocess.Popen] = {}
+    free = places(max((job.profile.processes for job in waiting), default=1))[:workers]
+    taken: dict[Job, dict[str, str]] = {}
     try:
         while waiting or running:
-            while waiting and len(running) < (workers or os.cpu_count() or 1):
+            while waiting and free:
                 job = waiting.pop(0)
-                running[job] = start(job.profile, job.arm, job.seed, job.folder.path)
+                taken[job] = free.pop(0)
+                running[job] = start(job.profile, job.arm, job.seed, job.folder.path, taken[job])
             time.sleep(POLL_SECONDS)
             report(status([job.folder for job in running]))
             for job in [job for job, process in running.items() if _ended(process, job.folder)]:
                 del running[job]
+                free.append(taken.pop(job))
                 finished(job)
     finally:
         for process in running.values():
             process.terminate()
+
+
+def places(processes: int) -> list[dict[str, str]]:
+    """Where runs of so many processes can be at the same time, each as an environment: `processes` GPUs of
+    their own, or a core where there is no GPU."""
+    import torch
+
+    gpus = torch.cuda.device_count()
+    if not gpus:
+        return [{} for _ in range(os.cpu_count() or 1)]
+    if gpus < processes:
+        raise RunError(f"processes={processes} need as many GPUs; there are {gpus}: set processes to {gpus}")
+    groups = (range(i, i + processes) for i in range(0, gpus - processes + 1, processes))
+    return [{"CUDA_VISIBLE_DEVICES": ",".join(map(str, group))} for group in groups]
 
 
 def status(folders: Sequence[RunFolder]) -> str:
@@ -90,7 +110,9 @@ def status(folders: Sequence[RunFolder]) -> str:
     return ", ".join(parts)
 
 
-def start(profile: Profile, arm: str, seed: int, folder: Path) -> subprocess.Popen:
+def start(
+    profile: Profile, arm: str, seed: int, folder: Path, place: Mapping[str, str] = MappingProxyType({})
+) -> subprocess.Popen:
     """One run under way, in a process of its own; what it prints goes to `folder/log.txt`."""
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m"]
@@ -104,7 +126,7 @@ def start(profile: Profile, arm: str, seed: int, folder: Path) -> subprocess.Pop
             command,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+            env={**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **place},
         )
 
 

@@ -114,9 +114,9 @@ def publish(folder: Path | str, repository: str, *, merge: bool = False) -> str:
         if merge and settings["lora_rank"]:
             from hicra import engine
 
-            engine.save_merged(*engine.load_policy(run.path / "policy", lora_rank=0, seed=0), out)
+            engine.save_merged(*engine.load_policy(run.policy(), lora_rank=0, seed=0), out)
         else:
-            shutil.copytree(run.path / "policy", out)
+            shutil.copytree(run.policy(), out)
         if adapter:  # on this machine the base is a folder
             _name_base(out / "adapter_config.json", settings["base"].removeprefix("hub:"))
         write_atomic(out / "README.md", model_card(run))

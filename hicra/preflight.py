@@ -7,6 +7,7 @@ Each check says what it found and, where it refuses, what to change. None writes
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,10 +22,11 @@ from hicra.lexicon import Lexicon
 from hicra.paths import PACKAGE
 from hicra.profiles import Profile
 from hicra.rewards import grade
-from hicra.tasks import clean_problems, training_tasks
+from hicra.tasks import clean_problems, fitting, training_tasks
 from hicra.training import PACKAGES
 
 SAMPLED = 32  # rollouts
+PROMPTS = 1024  # looked at for their length
 GB = 1e9
 MISSING = "missing"
 
@@ -136,9 +138,12 @@ def check_model(profile: Profile) -> Iterator[Check]:
     if short:
         return
     yield check_time(config, profile)
-    model, tokenizer = load_base(profile, lora_rank=0, seed=0)
+    model, tokenizer = load_base(profile, lora_rank=profile.lora_rank, seed=0)
     yield check_tokenizer(profile, tokenizer)
+    yield check_template(profile, tokenizer)
     yield from check_rollouts(profile, model, tokenizer)
+    del model
+    engine.free_gpu()  # a notebook's kernel lives on beside the training process
 
 
 def check_time(config, profile: Profile) -> Check:
@@ -154,15 +159,32 @@ def check_time(config, profile: Profile) -> Check:
 
 
 def check_tokenizer(profile: Profile, tokenizer) -> Check:
-    """End and padding must exist and differ; prompts must fit."""
+    """End and padding must exist and differ; how many prompts are too long and will be left out."""
     end, pad = tokenizer.eos_token, tokenizer.pad_token
     if end is None or pad is None or end == pad:
         return Check("tokenizer", f"end {end!r}, padding {pad!r}", "set two different tokens in the base")
-    prompts = [task.prompt for task in training_tasks(profile, 256, seed=0)]
-    longest = max(len(ids) for ids in tokenizer(prompts)["input_ids"])
-    found = f"end {end!r}, padding {pad!r}, longest of 256 prompts {longest} tokens"
-    over = longest > profile.max_prompt_length
-    return Check("tokenizer", found, f"set max_prompt_length to {longest} or more" if over else "")
+    tasks = training_tasks(profile, PROMPTS, seed=0)
+    left_out = len(tasks) - len(fitting(tasks, tokenizer, profile.max_prompt_length))
+    found = (
+        f"end {end!r}, padding {pad!r}; {left_out} of {len(tasks)} prompts have more than "
+        f"{profile.max_prompt_length} tokens and are left out"
+    )
+    many = left_out > 0.05 * len(tasks)
+    return Check("tokenizer", found, "raise max_prompt_length" if many else "", stops=False)
+
+
+def check_template(profile: Profile, tokenizer) -> Check:
+    """Special tokens that the prompt template writes must be the tokenizer's own, not plain text."""
+    written = re.findall(r"<\|[a-z_]+\|>", profile.prompt_template)
+    unknown = sorted({mark for mark in written if len(tokenizer(mark)["input_ids"]) != 1})
+    found = f"{len(set(written))} special tokens in the prompt template"
+    own = (
+        "the tokenizer has a chat template"
+        if getattr(tokenizer, "chat_template", None)
+        else "no chat template"
+    )
+    remedy = f"{', '.join(unknown)} is plain text to this tokenizer; write prompt_template in its own format"
+    return Check("template", f"{found}; {own}", remedy if unknown else "")
 
 
 def check_rollouts(profile: Profile, model, tokenizer) -> Iterator[Check]:
@@ -180,7 +202,8 @@ def check_rollouts(profile: Profile, model, tokenizer) -> Iterator[Check]:
         seed=0,
     )
     texts = generate([task.prompt for task in tasks])
-    rewards = [g.reward for g in grade(texts, [task.answer for task in tasks])]
+    answers = [task.answer for task in tasks]
+    rewards = [g.reward for g in grade(texts, answers, prefilled_think=profile.prefilled_think)]
     sizes = [set(rewards[i : i + profile.group_size]) for i in range(0, len(rewards), profile.group_size)]
     flat = sum(len(values) == 1 for values in sizes) / len(sizes)
     hopeless = (

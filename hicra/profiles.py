@@ -66,6 +66,7 @@ class Profile:
     # Scored when a run has ended, and kept out of training; names or files of hicra.problem_sets.
     benchmarks: tuple[str, ...] = ()
     benchmark_temperature: float = 0.6  # (paper)
+    allow_contamination: bool = False  # train on the benchmarks' problems too; then do not report them
     # the study
     seeds: tuple[int, ...] = (0, 1)
     lexicon_rollouts: int = 2048
@@ -80,6 +81,11 @@ class Profile:
     def max_length(self) -> int:
         """Tokens of prompt and completion together."""
         return self.max_prompt_length + self.max_completion_length
+
+    @property
+    def prefilled_think(self) -> bool:
+        """Whether the template opens a thinking block, in which a completion then starts."""
+        return self.prompt_template.rstrip().endswith(("<think>", "<thinking>", "<thought>"))
 
     def settings(self) -> dict:
         """The profile as JSON-able settings, for manifests."""
@@ -141,7 +147,7 @@ PROFILES = {
         lora_rank=16,
         dtype="float16",  # a T4 has compute capability 7.5 and no bfloat16
         gradient_checkpointing=True,
-        rows_per_pass=4,
+        rows_per_pass=2,
         vllm=True,
         learning_rate=1e-5,
         steps=200,

@@ -23,6 +23,7 @@ from hicra.runs import RunError, RunFolder
 from hicra.words import segments
 
 HIGH_ENTROPY = 0.3  # the share of tokens that Fig. 12 calls high-entropy
+SKIPS_IN_A_ROW = 10  # updates that a loss scale may skip
 FOLLOWING = 3  # words of the procedural n-gram that follows a Strategic Gram
 
 
@@ -82,6 +83,7 @@ class Recorder:
         tokenizer,
         temperature: float,
         statistics: Callable,
+        prefilled_think: bool = False,
         explain: Callable | None,
         group_size: int,
         rollouts_kept: int,
@@ -89,12 +91,13 @@ class Recorder:
         self.folder, self.lexicon, self.tokenizer = folder, lexicon, tokenizer
         self.temperature, self.statistics, self.explain = temperature, statistics, explain
         self.group_size, self.rollouts_kept = group_size, rollouts_kept
-        self.row, self.clock = None, time.monotonic()
+        self.prefilled_think = prefilled_think
+        self.row, self.clock, self.skips = None, time.monotonic(), 0
 
     # --- what the trainer calls, in this order ---
 
     def __call__(self, prompts, completions, completion_ids, answer, problem, **_) -> list[float]:
-        grades = grade(completions, answer)
+        grades = grade(completions, answer, prefilled_think=self.prefilled_think)
         self._check_groups(prompts)
         ended = [ids[-1] == self.tokenizer.eos_token_id for ids in completion_ids]
         self.texts, self.prompts, self.ended = completions, prompts, ended
@@ -170,11 +173,18 @@ class Recorder:
                 "Check the lexicon and the problems' difficulty"
             )
 
-    def close_step(self, logs: dict) -> None:
-        """Write the step's row, with the trainer's loss, gradient norm and learning rate."""
+    def close_step(self, logs: dict, *, skipped: bool = False) -> None:
+        """Write the step's row, with the trainer's loss, gradient norm and learning rate.
+
+        `skipped`: in float16 an overflow is met by a smaller loss scale and no update. That is normal now
+        and then, but not SKIPS_IN_A_ROW times.
+        """
         now = time.monotonic()
         trained = {k: float(logs[k]) for k in ("loss", "grad_norm", "learning_rate")}
-        if not all(map(math.isfinite, trained.values())):
+        self.skips = self.skips + 1 if skipped else 0
+        if skipped and self.skips < SKIPS_IN_A_ROW:
+            trained |= {"grad_norm": None, "skipped": True}
+        elif not all(map(math.isfinite, trained.values())):
             self._stop(trained)
         self.folder.append("steps.jsonl", {**self.row, **trained, "seconds": now - self.clock})
         self.clock = now

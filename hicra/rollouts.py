@@ -39,7 +39,7 @@ def base_rollouts(profile: Profile, n: int, seed: int) -> list[Rollout]:
     )
     chosen = training_tasks(profile, n, seed)
     texts = generate([p.prompt for p in chosen])
-    grades = grade(texts, [p.answer for p in chosen])
+    grades = grade(texts, [p.answer for p in chosen], prefilled_think=profile.prefilled_think)
     return [Rollout(p.prompt, t, g.reward > 0) for p, t, g in zip(chosen, texts, grades, strict=True)]
 
 

@@ -68,8 +68,8 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
 def read_json(path: Path) -> dict:
     try:
-        return json.loads(Path(path).read_text())
-    except json.JSONDecodeError as error:
+        return json.loads(Path(path).read_bytes())
+    except ValueError as error:
         raise RunError(f"{path} is torn or edited ({error}); delete the run folder and rerun") from error
 
 
@@ -116,6 +116,15 @@ class RunFolder:
             return
         manifest = {"format": FORMAT, "settings": settings, **context, "state": "running"}
         self._write_manifest(manifest)
+
+    def same(self, name: str, value: str) -> None:
+        """RunError where the manifest holds another `name`; one from before it was kept may go on."""
+        there = self.manifest().get(name, value)
+        if there != value:
+            raise RunError(
+                f"{self.path} was begun with another {name} ({there[:12]}, now {value[:12]}); "
+                "restore it, or delete the folder to run anew"
+            )
 
     def _write_manifest(self, manifest: dict) -> None:
         write_atomic(self.manifest_path, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
@@ -177,11 +186,10 @@ class RunFolder:
     def _whole_lines(self, name: str) -> list[dict]:
         """Rows of a growing record, without a last line that was cut short."""
         path = self.path / name
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        lines = text.split("\n")[:-1]
+        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
         try:
             return [json.loads(line) for line in lines]
-        except json.JSONDecodeError as error:
+        except ValueError as error:
             raise RunError(f"{path} was edited ({error}); delete {self.path} to run anew") from error
 
     def finish(self, **results) -> None:
@@ -198,6 +206,15 @@ class RunFolder:
     def keep(self, name: str, text: str) -> None:
         """Write a file of the run's that is no record, atomically."""
         write_atomic(self.path / name, text)
+
+    def policy(self) -> Path:
+        """The folder of the trained weights; RunError where it is not what the run left."""
+        folder, wanted = self.path / "policy", self.manifest().get("policy_sha256")
+        if not folder.is_dir():
+            raise RunError(f"{folder} is missing; a record alone has no weights: rerun it")
+        if wanted and folder_sha256(folder, "*.safetensors") != wanted:
+            raise RunError(f"{folder} was changed after the run (its checksum differs); rerun it")
+        return folder
 
     def read(self, name: str) -> list[dict]:
         """Rows of a record file; RunError names a file that is missing, torn or tampered with."""
@@ -222,4 +239,4 @@ class Follower(RunFolder):
     def _write_nothing(self, *args, **kwargs) -> None:
         pass
 
-    open = append = rewind = finish = keep = add_notice = _write_nothing
+    open = append = rewind = finish = keep = add_notice = same = _write_nothing

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import cache
 from typing import NamedTuple
@@ -60,6 +60,15 @@ def benchmark_tasks(profile: Profile) -> dict[str, tuple[list[Task], int]]:
     }
 
 
+def fitting(tasks: Sequence[Task], tokenizer, longest: int) -> list[Task]:
+    """The tasks whose prompts have at most `longest` tokens. Raises ValueError where none has."""
+    lengths = map(len, tokenizer([task.prompt for task in tasks])["input_ids"])
+    found = [task for task, length in zip(tasks, lengths, strict=True) if length <= longest]
+    if not found:
+        raise ValueError(f"every prompt is longer than max_prompt_length={longest} tokens; raise it")
+    return found
+
+
 def prompt_text(profile: Profile, problem: str) -> str:
     """The problem in the profile's template, whose other braces (of a \\boxed{}) stay as they are."""
     return profile.prompt_template.replace("{problem}", problem)
@@ -98,4 +107,4 @@ def clean_problems(profile: Profile) -> tuple[list[Problem], Report | None]:
     if not profile.benchmarks:
         return problems, None
     benchmarks = {set_name(source): read_set(source) for source in profile.benchmarks}
-    return refuse_contaminated(problems, benchmarks)
+    return refuse_contaminated(problems, benchmarks, allow=profile.allow_contamination)

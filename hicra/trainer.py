@@ -6,8 +6,10 @@ Both sit on TRL's GRPOTrainer (or the class Unsloth puts in its place); group st
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
+import torch
 from accelerate import PartialState
 from torch import Tensor
 from transformers import TrainerCallback
@@ -90,22 +92,34 @@ class StudyMixin(HicraMixin):
         credited = self.planning_tagger(batch["completion_ids"], batch["completion_mask"])  # (B, T)
         planning = self.observed_tagger(batch["completion_ids"], batch["completion_mask"])  # (B, T)
         logps, entropies = self.recorder.score(self.model, batch)  # (B, T), (B, T)
+        everywhere = partial(_from_all, self.accelerator)  # the top share is one of all processes' tokens
         advantages = credit(
             # Entropy Regularization is GRPO with TRL's own bonus in the loss.
             "grpo" if self.arm in PLAIN else self.arm,
-            batch["advantages"],  # (B,)
-            planning_mask=credited,
-            entropies=entropies,
-            completion_mask=batch["completion_mask"].bool(),
-            rewards=self.recorder.rewards.to(batch["advantages"]),  # (B,)
+            everywhere(batch["advantages"]),  # (W * B,), W processes
+            planning_mask=everywhere(credited),
+            entropies=everywhere(entropies),
+            completion_mask=everywhere(batch["completion_mask"].bool()),
+            rewards=everywhere(self.recorder.rewards.to(batch["advantages"])),  # (W * B,)
             group_size=self.num_generations,
             alpha=self.alpha,
             high_entropy_share=self.high_entropy_share,
-        )  # (B, T)
+        )  # (W * B, longest T)
+        first, width = self.accelerator.process_index * len(credited), credited.shape[1]
+        advantages = advantages[first : first + len(credited), :width]  # (B, T)
         self.recorder.observe(self.state.global_step, batch, planning, logps, entropies, advantages)
         if self.state.global_step == 0 and self.arm not in PLAIN and self.alpha > 0:
             self.recorder.warn_if_unchanged(self.arm)
         return advantages
+
+
+def _from_all(accelerator, values: Tensor) -> Tensor:
+    """The rows of all processes in order, (B, ...) -> (W * B, ...), padded on the right with zeros."""
+    if values.dtype == torch.bool:  # padding would make whole numbers of it, in some processes alone
+        return _from_all(accelerator, values.to(torch.uint8)).bool()
+    if values.ndim > 1:
+        values = accelerator.pad_across_processes(values, dim=1)
+    return accelerator.gather(values)
 
 
 class RecordCallback(TrainerCallback):
@@ -118,14 +132,14 @@ class RecordCallback(TrainerCallback):
         if state.global_step == 0 and state.is_world_process_zero:
             self.recorder.add_evaluation(0, self.evaluate())
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_log(self, args, state, control, logs=None, optimizer=None, **kwargs):
+        if "loss" not in logs:
+            return
+        self.recorder.close_step(logs, skipped=getattr(optimizer, "step_was_skipped", False))
+        # Only now: weights that are not finite would end an evaluation before the guard is heard.
         due = state.global_step % self.every == 0 or state.global_step == state.max_steps
         if due and state.is_world_process_zero:
             self.recorder.add_evaluation(state.global_step, self.evaluate())
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if "loss" in logs:
-            self.recorder.close_step(logs)
 
 
 class SealCallback(TrainerCallback):

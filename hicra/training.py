@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from hicra import checkpoints
-from hicra.bases import load_base
+from hicra.bases import base_folder, load_base
 from hicra.lexicon import Lexicon
 from hicra.model_card import model_card
 from hicra.paths import data_path
@@ -23,7 +23,7 @@ from hicra.profiles import ARMS, DEFAULTS, Profile
 from hicra.replay import explain_failure, true_spans
 from hicra.runs import Follower, RunError, RunFolder, folder_sha256, sha256, write_atomic
 from hicra.sandbox import SandboxProblem
-from hicra.tasks import explainer, held_out_tasks, training_tasks
+from hicra.tasks import Task, explainer, fitting, held_out_tasks, training_tasks
 
 PACKAGES = ("torch", "transformers", "trl", "unsloth", "numpy")
 # Settings that change a run's cost or keeping, not its numbers.
@@ -35,6 +35,7 @@ NOT_DECISIVE = (
     "gradient_checkpointing",
     "benchmarks",
     "benchmark_temperature",
+    "allow_contamination",
     "report_to",
 )
 LEXICON = ("lexicon_rollouts", "lexicon_clusters", "lexicon_min_df")  # the lexicon's hash counts
@@ -47,7 +48,11 @@ def explain_row(row: dict, completion: str):
 
 def training_rows(profile: Profile, seed: int) -> list[dict]:
     """The run's prompts in order; the seed decides them, so arms of one seed see the same."""
-    return [task.row() for task in training_tasks(profile, profile.steps * profile.prompts_per_step, seed)]
+    return [task.row() for task in _run_tasks(profile, seed)]
+
+
+def _run_tasks(profile: Profile, seed: int) -> list[Task]:
+    return training_tasks(profile, profile.steps * profile.prompts_per_step, seed)
 
 
 def _base_sha256(profile: Profile) -> str:
@@ -103,6 +108,7 @@ def grpo_config(profile: Profile, arm: str, seed: int, out: Path):
         beta=profile.kl_beta,
         entropy_coef=profile.entropy_coef if arm == "entropy_reg" else 0.0,
         max_steps=profile.steps,
+        optim="adamw_torch_fused",  # named, because Unsloth's default on a GPU is another
         learning_rate=profile.learning_rate,
         lr_scheduler_type="constant_with_warmup",
         warmup_steps=profile.warmup_steps,
@@ -111,6 +117,7 @@ def grpo_config(profile: Profile, arm: str, seed: int, out: Path):
         weight_decay=0.0,
         shuffle_dataset=False,
         logging_steps=1,
+        logging_nan_inf_filter=False,  # the recorder wants to see them
         save_steps=profile.checkpoint_every,
         save_total_limit=checkpoints.KEPT,
         report_to=[profile.report_to] if profile.report_to else [],
@@ -147,7 +154,15 @@ def train(profile: Profile, arm: str, seed: int, folder: Path | str) -> RunFolde
     if run.finished:
         return run
     with run.lock():
-        run.open(settings, DEFAULTS, versions={p: version(p) for p in PACKAGES}, world=profile.world)
+        weights = folder_sha256(base_folder(profile), "*.safetensors")
+        run.open(
+            settings,
+            DEFAULTS,
+            base_weights_sha256=weights,
+            versions={p: version(p) for p in PACKAGES},
+            world=profile.world,
+        )
+        run.same("base_weights_sha256", weights)
         started = time.monotonic()
         trainer = _make_trainer(profile, arm, seed, run)
         checkpoint = checkpoints.last_checkpoint(run.path / "checkpoints")
@@ -156,7 +171,11 @@ def train(profile: Profile, arm: str, seed: int, folder: Path | str) -> RunFolde
         trainer.save_model(str(run.path / "policy"))
         if rank == 0:
             write_atomic(run.path / "policy" / "README.md", model_card(run))
-        run.finish(wall_seconds=round(time.monotonic() - started, 1))
+        run.finish(
+            wall_seconds=round(time.monotonic() - started, 1),
+            policy_sha256=folder_sha256(run.path / "policy", "*.safetensors"),
+            precision={name: getattr(trainer.args, name) for name in ("bf16", "fp16")},
+        )
         trainer.accelerator.wait_for_everyone()  # a process group left to the exit may abort one of them
         trainer.accelerator.end_training()
     return run
@@ -180,7 +199,7 @@ def _evaluation(profile: Profile, seed: int, model, tokenizer) -> Callable[[], d
     from hicra import engine
     from hicra.evaluate import evaluate
 
-    generate = engine.text_generator(
+    generate = engine.policy_generator(
         model,
         tokenizer,
         max_new_tokens=profile.max_completion_length,
@@ -190,8 +209,9 @@ def _evaluation(profile: Profile, seed: int, model, tokenizer) -> Callable[[], d
     return partial(
         evaluate,
         generate,
-        held_out_tasks(profile),
+        fitting(held_out_tasks(profile), tokenizer, profile.max_prompt_length),
         samples=profile.eval_samples,
+        prefilled_think=profile.prefilled_think,
         explain=explainer(profile),
         length=lambda text: len(tokenizer(text)["input_ids"]),
     )
@@ -207,11 +227,17 @@ def _make_trainer(profile: Profile, arm: str, seed: int, run: RunFolder):
     from hicra.trainer import RecordCallback, SealCallback, StudyMixin
 
     model, tokenizer = load_base(profile, lora_rank=profile.lora_rank, seed=seed, vllm=profile.vllm)
+    tasks = _run_tasks(profile, seed)
+    short = fitting(tasks, tokenizer, profile.max_prompt_length)
+    if len(short) < len(tasks):
+        left_out = len(tasks) - len(short)
+        run.add_notice(f"{left_out} prompts over max_prompt_length={profile.max_prompt_length} left out")
     recorder = Recorder(
         run,
         lexicon=Lexicon.load(profile.lexicon),
         tokenizer=tokenizer,
         temperature=profile.temperature,
+        prefilled_think=profile.prefilled_think,
         statistics=partial(engine.token_statistics, rows=profile.rows_per_pass or 64),
         explain=explain_row if explainer(profile) else None,
         group_size=profile.group_size,
@@ -223,7 +249,7 @@ def _make_trainer(profile: Profile, arm: str, seed: int, run: RunFolder):
         model=model,
         processing_class=tokenizer,
         args=grpo_config(profile, arm, seed, run.path / "checkpoints"),
-        train_dataset=Dataset.from_list(training_rows(profile, seed)),
+        train_dataset=Dataset.from_list([task.row() for task in short]),
         reward_funcs=recorder,
         callbacks=[RecordCallback(recorder, score, profile.eval_every), SealCallback()],
         alpha=profile.alpha,

@@ -18,7 +18,7 @@ from hicra import Lexicon, PlanningTagger, engine
 from hicra.paths import data_path
 from hicra.rewards import grade
 from hicra.sandbox import problems, worked_solution
-from hicra.trainer import HicraMixin
+from hicra.trainer import HicraMixin, _from_all
 
 from trl import GRPOConfig, GRPOTrainer  # isort: skip  (after Unsloth)
 
@@ -45,6 +45,8 @@ class Recording(HicraMixin, GRPOTrainer):
         advantages = super().credit(batch)
         rows = [a[m.bool()] for a, m in zip(advantages, batch["completion_mask"], strict=True)]
         torch.save(rows, OUT / f"{self.accelerator.process_index}.pt")
+        whole = _from_all(self.accelerator, batch["completion_mask"].bool())  # (W * B, longest T)
+        torch.save(whole, OUT / f"mask{self.accelerator.process_index}.pt")
         return advantages
 
 

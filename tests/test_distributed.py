@@ -23,6 +23,12 @@ def test_two_processes_give_the_advantages_of_one(root, tmp_path):
     assert len(one) == len(two) == 12
     for single, double in zip(one, two, strict=True):
         torch.testing.assert_close(single, double, rtol=0, atol=0)
+    # What is taken over the whole batch, such as the most uncertain tokens, sees all of it in its order.
+    masks = [
+        torch.load(tmp_path / n / f"mask{rank}.pt", weights_only=True)
+        for n, rank in (("1", 0), ("2", 0), ("2", 1))
+    ]
+    assert all(torch.equal(masks[0], mask) for mask in masks)
     # The middle group lies on both processes, and it does teach: its rewards differ.
     middle = [row[0].item() for row in two[4:8]]
     assert len(set(middle)) > 1

@@ -2,10 +2,10 @@
 
 import pytest
 
-from hicra import engine  # noqa: F401  isort: skip  # imports Unsloth, so before transformers
+from hicra import engine  # isort: skip  # imports Unsloth, so before transformers
 from transformers import LlamaConfig
 
-from hicra.estimates import BUSY, READ, Card, cache_bytes, count_parameters, memory_bytes, step_seconds
+from hicra.estimates import BUSY, READ, VLLM_SHARE, Card, count_parameters, memory_bytes, step_seconds
 from hicra.profiles import get_profile
 
 TINY = LlamaConfig(
@@ -26,11 +26,18 @@ def test_the_memory_estimate_grows_with_what_it_counts():
     assert memory_bytes(TINY, get_profile("sandbox", dtype="bfloat16")) < small
 
 
+def test_with_vllm_the_larger_side_of_the_card_decides():
+    alone, beside = (get_profile("sandbox", vllm=vllm, max_completion_length=9600) for vllm in (False, True))
+    assert memory_bytes(TINY, beside) == pytest.approx(
+        (memory_bytes(TINY, alone) - 1480 * 4) / (1 - VLLM_SHARE)
+    )  # activations outweigh the cache: the other half, without the weights
+
+
 def test_a_step_s_seconds_are_arithmetic_and_reading():
     profile = get_profile(
         "sandbox", prompts_per_step=3, group_size=4, max_completion_length=50, dtype="bfloat16"
     )
-    assert cache_bytes(TINY, profile) == 2 * 2 * 8 * 2  # keys and values, layers, width, bytes
+    assert engine.cache_bytes(TINY, 2) == 2 * 2 * 8 * 2  # keys and values, layers, width, bytes
     slow = Card(flops=1e6 / BUSY, bandwidth=1e6 / READ)
     operations = 6 * 1480 * 12 * 20
     read = 50 * 1480 * 2 + 12 * 20 * 20 / 2 * 64

@@ -8,6 +8,7 @@ from transformers import LlamaConfig
 
 from hicra.__main__ import main
 from hicra.profiles import get_profile
+from hicra.tasks import training_tasks
 
 TINY = LlamaConfig(
     hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, vocab_size=10
@@ -27,6 +28,7 @@ def test_this_machine_is_ready_for_the_sandbox(capsys):
         "memory",
         "time",
         "tokenizer",
+        "template",
         "rewards",
         "planning tokens",
     )
@@ -78,11 +80,27 @@ def test_end_and_padding_must_differ():
     assert "two different tokens" in preflight.check_tokenizer(get_profile("sandbox"), Same()).remedy
 
 
-def test_prompts_must_fit():
+@pytest.fixture(scope="module")
+def tokenizer():
     from transformers import AutoTokenizer
 
     from hicra.paths import data_path
 
-    tokenizer = AutoTokenizer.from_pretrained(data_path("sandbox/base"))
-    short = get_profile("sandbox", max_prompt_length=5)
-    assert "set max_prompt_length to" in preflight.check_tokenizer(short, tokenizer).remedy
+    return AutoTokenizer.from_pretrained(data_path("sandbox/base"))
+
+
+def test_long_prompts_are_counted_and_many_are_told(tokenizer):
+    lengths = [len(tokenizer(t.prompt)["input_ids"]) for t in training_tasks(get_profile("sandbox"), 1024, 0)]
+    few, many = sorted(lengths)[-20] - 1, min(lengths)
+    check = preflight.check_tokenizer(get_profile("sandbox", max_prompt_length=few), tokenizer)
+    assert f"{sum(n > few for n in lengths)} of 1024 prompts" in check.found
+    check = preflight.check_tokenizer(get_profile("sandbox", max_prompt_length=many), tokenizer)
+    assert (check.verdict, check.remedy) == ("note", "raise max_prompt_length")
+
+
+def test_a_template_in_another_model_s_format_is_refused(tokenizer):
+    foreign = get_profile("sandbox", prompt_template="<|im_start|>user {problem}<|im_end|>")
+    check = preflight.check_template(foreign, tokenizer)
+    assert check.verdict == "STOP"
+    assert "<|im_end|>, <|im_start|> is plain text" in check.remedy
+    assert preflight.check_template(get_profile("sandbox"), tokenizer).verdict == "ok"

@@ -52,6 +52,11 @@ def test_a_wrong_value_is_named_with_its_remedy(name, overrides, message):
 VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.integers())
 
 
+def test_a_template_that_opens_thinking_is_known():
+    assert not get_profile("sandbox").prefilled_think
+    assert get_profile("sandbox", prompt_template="{problem}\n<think>\n").prefilled_think
+
+
 @fuzz(200)
 @given(st.dictionaries(st.sampled_from([f.name for f in dataclasses.fields(Profile)]), VALUES))
 def test_any_override_gives_a_profile_or_a_value_error(overrides):

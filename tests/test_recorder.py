@@ -7,7 +7,7 @@ import torch
 
 from hicra.launch import status
 from hicra.lexicon import Lexicon
-from hicra.recorder import Recorder, add_rows, gram_counts
+from hicra.recorder import SKIPS_IN_A_ROW, Recorder, add_rows, gram_counts
 from hicra.runs import RunError, RunFolder
 
 
@@ -44,6 +44,27 @@ def test_an_update_that_is_not_finite_stops_the_run_and_keeps_its_rollouts(recor
     kept = json.loads((recorder.folder.path / "diverged.json").read_text())
     assert kept["rollouts"][1] == {"prompt": "p", "completion": "two", "reward": 0.0}
     assert len((recorder.folder.path / "steps.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_loss_scale_may_skip_an_update_but_not_for_ever(recorder):
+    for _ in range(SKIPS_IN_A_ROW - 1):
+        recorder.close_step({**GOOD, "grad_norm": float("inf")}, skipped=True)
+    recorder.close_step(GOOD)
+    row = json.loads((recorder.folder.path / "steps.jsonl").read_text().splitlines()[0])
+    assert (row["skipped"], row["grad_norm"]) == (True, None)
+    for _ in range(SKIPS_IN_A_ROW - 1):
+        recorder.close_step({**GOOD, "grad_norm": float("inf")}, skipped=True)
+    with pytest.raises(RunError, match="grad_norm inf"):
+        recorder.close_step({**GOOD, "grad_norm": float("inf")}, skipped=True)
+
+
+def test_a_completion_that_starts_inside_thinking_needs_its_end(recorder):
+    recorder.tokenizer = type("Tokenizer", (), {"eos_token_id": 1})
+    told = {"prompts": ["p", "p"], "completion_ids": [[1], [1]], "answer": ["5", "5"], "problem": ["", ""]}
+    texts = ["perhaps \\boxed{5}? no", "no. </think> \\boxed{5}"]
+    assert recorder(completions=texts, **told) == [1.0, 1.0]
+    recorder.prefilled_think = True
+    assert recorder(completions=texts, **told) == [0.0, 1.0]
 
 
 def test_an_arm_that_changed_nothing_says_so_once(recorder):

@@ -112,6 +112,36 @@ def test_odd_line_ends_in_a_rollout_are_no_line_ends(tmp_path):
     assert run.read("rollouts.jsonl") == [row]
 
 
+def test_a_record_torn_inside_a_character_goes_on(run):
+    with open(run.path / "rollouts.jsonl", "ab") as stream:
+        stream.write('{"step": 3, "completion": "π'.encode()[:-1])
+    run.rewind(3)
+    assert [row["step"] for row in run.read("rollouts.jsonl")] == [0, 1, 2]
+
+
+def test_other_weights_than_at_the_beginning_are_refused(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.open(SETTINGS, base_weights_sha256="a" * 64)
+    run.same("base_weights_sha256", "a" * 64)
+    with pytest.raises(RunError, match="begun with another base_weights_sha256 .aaaaaaaaaaaa, now bbb"):
+        run.same("base_weights_sha256", "b" * 64)
+    run.same("not_kept_then", "b")
+
+
+def test_trained_weights_that_were_changed_are_named(run):
+    with pytest.raises(RunError, match="policy is missing"):
+        run.policy()
+    (run.path / "policy").mkdir()
+    weights = run.path / "policy" / "model.safetensors"
+    weights.write_bytes(b"weights")
+    run.finish(policy_sha256=folder_sha256(run.path / "policy", "*.safetensors"))
+    (run.path / "policy" / "README.md").write_text("a card may change")
+    assert run.policy() == run.path / "policy"
+    weights.write_bytes(b"weighty")
+    with pytest.raises(RunError, match="policy was changed after the run"):
+        run.policy()
+
+
 def test_an_edited_line_of_a_growing_record_is_named(run):
     path = run.path / "steps.jsonl"
     path.write_text(path.read_text().replace('"step": 1', '"step": '))

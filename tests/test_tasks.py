@@ -13,7 +13,14 @@ from hicra.problems import ProblemError
 from hicra.profiles import get_profile
 from hicra.rollouts import Rollout, score_on_true_spans
 from hicra.sandbox import is_held_out
-from hicra.tasks import benchmark_tasks, clean_problems, explainer, held_out_tasks, training_tasks
+from hicra.tasks import (
+    benchmark_tasks,
+    clean_problems,
+    explainer,
+    fitting,
+    held_out_tasks,
+    training_tasks,
+)
 
 
 @pytest.fixture
@@ -51,6 +58,27 @@ def test_a_file_is_split_for_good(arithmetic):
     assert tasks != training_tasks(arithmetic, 20, seed=1)
     assert tasks[0].row()["problem"] == ""
     assert explainer(arithmetic) is None
+
+
+def test_prompts_that_are_too_long_are_left_out(arithmetic):
+    def tokenizer(texts):
+        return {"input_ids": [text.split() for text in texts]}
+
+    tasks = training_tasks(arithmetic, 8, seed=0)
+    tasks[3] = tasks[3]._replace(prompt="much longer than " * 20)
+    assert fitting(tasks, tokenizer, 20) == tasks[:3] + tasks[4:]
+    with pytest.raises(ValueError, match="every prompt is longer than max_prompt_length=1"):
+        fitting(tasks, tokenizer, 1)
+
+
+def test_a_benchmark_s_problem_is_trained_on_only_when_told(tmp_path, arithmetic):
+    bench = tmp_path / "bench.jsonl"
+    bench.write_text('{"problem": "What is 3 plus 1?", "answer": 4}\n')
+    clean = replace(arithmetic, benchmarks=(str(bench),))
+    kept, report = clean_problems(clean)
+    assert (len(kept), len(report.overlaps)) == (11, 1)
+    kept, report = clean_problems(replace(clean, allow_contamination=True))
+    assert (len(kept), len(report.overlaps)) == (12, 1)
 
 
 def test_problem_sets_that_cannot_be_read_are_named(tmp_path):

@@ -1,0 +1,31 @@
+"""Where runs go: a core each, or GPUs of their own."""
+
+import pytest
+import torch
+
+from hicra.launch import places
+from hicra.runs import RunError
+
+
+def _gpus(monkeypatch, n):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: n)
+
+
+def test_without_a_gpu_a_run_has_a_core(monkeypatch):
+    _gpus(monkeypatch, 0)
+    monkeypatch.setattr("os.cpu_count", lambda: 3)
+    assert places(1) == [{}, {}, {}]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "processes", "wanted"), [(1, 1, ["0"]), (4, 1, ["0", "1", "2", "3"]), (5, 2, ["0,1", "2,3"])]
+)
+def test_runs_never_share_a_gpu(monkeypatch, gpus, processes, wanted):
+    _gpus(monkeypatch, gpus)
+    assert [place["CUDA_VISIBLE_DEVICES"] for place in places(processes)] == wanted
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    _gpus(monkeypatch, 1)
+    with pytest.raises(RunError, match="processes=2 need as many GPUs; there are 1"):
+        places(2)
