@@ -16,10 +16,10 @@ from pathlib import Path
 from hicra.paths import data_path
 from hicra.profiles import Profile
 from hicra.runs import canonical, sha256
-from hicra.tasks import prompt_text, worked_pairs
+from hicra.tasks import worked_rows
 
 WARM_START = ("base", "prompt_template", "warm_start_steps", "warm_start_learning_rate", "warm_start_batch")
-WARM_START += ("max_length",)  # longer solutions are cut
+WARM_START += ("max_length", "problem_set")  # longer solutions are cut
 MODEL_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 RANK = 16  # of the warm start's adapter, which is merged into the weights
 
@@ -110,10 +110,7 @@ def _warm_start(profile: Profile, out: Path) -> None:
         gradient_checkpointing=profile.gradient_checkpointing,
     )
     n = profile.warm_start_steps * profile.warm_start_batch
-    rows = [
-        {"prompt": prompt_text(profile, problem.problem), "completion": text}
-        for problem, text in worked_pairs(n, seed=0)
-    ]
+    rows = worked_rows(profile, n)
     with tempfile.TemporaryDirectory() as log:
         arguments = SFTConfig(
             output_dir=log,

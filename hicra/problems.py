@@ -28,11 +28,12 @@ class ProblemError(ValueError):
 
 
 class Problem(NamedTuple):
-    """A problem's text, its gold answer, and where it comes from (file:line, or dataset:row)."""
+    """A problem's text, gold answer, place (file:line, or dataset:row), and worked solution."""
 
     problem: str
     answer: str
     source: str
+    solution: str = ""  # empty where the set has none
 
     @property
     def prompt(self) -> str:
@@ -60,7 +61,9 @@ def read_jsonl(
         where = f"{path}, line {number}"
         text = _text(record, text_field, where)
         answer = _answer(_text(record, answer_field, where), answer_mark, where)
-        yield Problem(text, answer, f"{Path(path).name}:{number}")
+        yield Problem(
+            text, answer, f"{Path(path).name}:{number}", _solution(record, answer_field, answer_mark)
+        )
 
 
 def from_hub(
@@ -91,7 +94,8 @@ def from_hub(
         where = f"{dataset_id}, split {split}, row {number}"
         text = _text(record, text_field, where)
         answer = _answer(_text(record, answer_field, where), answer_mark, where)
-        found.append(Problem(text, answer, f"{dataset_id}:{number}"))
+        solution = _solution(record, answer_field, answer_mark)
+        found.append(Problem(text, answer, f"{dataset_id}:{number}", solution))
     if not found:
         raise ProblemError(f"{dataset_id}, split {split}, has no rows; choose another split")
     return found
@@ -109,6 +113,12 @@ def _text(record: Mapping, field: str, where: str) -> str:
         kind = "empty" if isinstance(value, str) else f"a {type(value).__name__}"
         raise ProblemError(f"{where}: field {field!r} is {kind}; give a text or drop the record")
     return value
+
+
+def _solution(record: Mapping, answer_field: str, mark: str | None) -> str:
+    """The worked solution: the answer field where a mark ends it, else the field `solution`, if any."""
+    found = record[answer_field] if mark else record.get("solution")
+    return found if isinstance(found, str) else ""
 
 
 def _answer(text: str, mark: str | None, where: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import MISSING, asdict, dataclass, fields, replace
+from pathlib import Path
 
 LOGGERS = ("", "trackio", "wandb")
 ARMS = ("grpo", "hicra", "entropy_reg", "high_entropy", "symmetric", "gated")
@@ -47,7 +48,7 @@ class Profile:
     # the policy
     prompt_template: str = "Problem: {problem}\nSolution:"
     max_prompt_length: int = 160
-    lora_rank: int = 0  # 0: all weights are trained
+    lora_rank: int = 0  # on every linear map, engine.LORA_TARGETS; 0: all weights are trained
     dtype: str = "float32"
     load_in_4bit: bool = False
     gradient_checkpointing: bool = False  # saves memory, costs about a quarter of a step
@@ -94,7 +95,7 @@ class Profile:
     def overrides(self) -> dict:
         """The fields that differ from the profile of this name, JSON-able: get_profile's arguments."""
         base = PROFILES[self.name].settings()
-        return {k: v for k, v in self.settings().items() if v != base[k]}
+        return {k: v for k, v in self.settings().items() if v != base[k] and k != "world"}
 
 
 # (paper, section 5: strict matching on the box); the wording is ours, the template Qwen's own.
@@ -161,7 +162,8 @@ PROFILES = {
     "paper": Profile(
         name="paper",
         world="Qwen3-4B-Base with LoRA on DAPO and DeepScaleR prompts",
-        base="hub:Qwen/Qwen3-4B-Base@906bfd4b4dc7f14ee4320094d8b41684abff8539",  # (paper)
+        # (paper); its other one is hub:Qwen/Qwen3-4B-Instruct-2507@cdbee75f17c01a7cc42f958dc650907174af0554
+        base="hub:Qwen/Qwen3-4B-Base@906bfd4b4dc7f14ee4320094d8b41684abff8539",
         problem_set="dapo-math-17k+deepscaler",  # (paper)
         lexicon="skyt1-hicra",
         prompts_per_step=32,
@@ -259,6 +261,9 @@ def get_profile(name: str, **overrides) -> Profile:
             overrides["benchmarks"] = _names(value)
         else:
             _check(profile, key, value)
+    if overrides.get("problem_set", profile.problem_set) != profile.problem_set:
+        where = Path(overrides["problem_set"]).name
+        overrides["world"] = f"{profile.world.partition(' on ')[0]} on {where}"  # the face tells the truth
     profile = replace(profile, **overrides)
     _check_together(profile)
     return profile

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import cache
@@ -38,11 +39,7 @@ def training_tasks(profile: Profile, n: int, seed: int) -> list[Task]:
         chosen = problems(n, seed)
         assert not any(map(is_held_out, chosen))
         return [_task(profile, p) for p in chosen]
-    training, _ = _split(profile)
-    rng, order = random.Random(f"tasks-{seed}"), []
-    while len(order) < n:
-        order += rng.sample(training, len(training))
-    return [_task(profile, p) for p in order[:n]]
+    return [_task(profile, p) for p in _cycled(_split(profile)[0], n, f"tasks-{seed}")]
 
 
 def held_out_tasks(profile: Profile) -> list[Task]:
@@ -75,9 +72,42 @@ def prompt_text(profile: Profile, problem: str) -> str:
 
 
 def worked_pairs(n: int, seed: int) -> list[tuple[SandboxProblem, str]]:
-    """`n` training problems, each with a worked solution."""
+    """`n` of the sandbox's training problems, each with a worked solution."""
     rng = random.Random(f"worked-{seed}")
     return [(p, worked_solution(p, rng).text) for p in problems(n, seed)]
+
+
+def worked_rows(profile: Profile, n: int) -> list[dict[str, str]]:
+    """`n` training prompts of the profile with worked solutions as completions, for a warm start.
+
+    Raises ValueError for a problem set without solutions.
+    """
+    if profile.problem_set == "sandbox":
+        pairs = [(p.problem, text) for p, text in worked_pairs(n, seed=0)]
+    else:
+        solved = [p for p in _split(profile)[0] if p.solution]
+        if not solved:
+            raise ValueError(
+                f"{profile.problem_set} has no worked solutions to warm start on; give its records a field "
+                "`solution`, or set warm_start_steps to 0"
+            )
+        chosen = _cycled(solved, n, "worked-0")
+        pairs = [(p.problem, boxed_solution(p)) for p in chosen]
+    return [{"prompt": prompt_text(profile, problem), "completion": text} for problem, text in pairs]
+
+
+def boxed_solution(problem: Problem) -> str:
+    """A solution as a policy should write it: without GSM8K's calculator marks, the answer in a box."""
+    text = re.sub(r"<<[^<>]*>>", "", problem.solution).partition("####")[0].strip()
+    return text if "\\boxed" in text else f"{text}\n\\boxed{{{problem.answer}}}"
+
+
+def _cycled(problems: Sequence[Problem], n: int, seed: str) -> list[Problem]:
+    """`n` of the problems in an order drawn by `seed`; all of them before one recurs."""
+    rng, order = random.Random(seed), []
+    while len(order) < n:
+        order += rng.sample(problems, len(problems))
+    return order[:n]
 
 
 def explainer(profile: Profile) -> Callable[[Task, str], Failure | None] | None:

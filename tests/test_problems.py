@@ -138,7 +138,7 @@ def test_from_hub_asks_for_the_revision_and_reads_the_fields(monkeypatch):
 
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
     found = from_hub("openai/gsm8k", "a" * 40, "train", "question", config="main", answer_mark="####")
-    assert found == [Problem("q", "72", "openai/gsm8k:0")]
+    assert found == [Problem("q", "72", "openai/gsm8k:0", "so\n#### 72")]
     assert asked == [(("openai/gsm8k", "main"), {"split": "train", "revision": "a" * 40})]
 
 

@@ -9,17 +9,19 @@ import pytest
 from hicra.bases import base_folder
 from hicra.lexicon import Lexicon
 from hicra.paths import data_path
-from hicra.problems import ProblemError
+from hicra.problems import Problem, ProblemError
 from hicra.profiles import get_profile
 from hicra.rollouts import Rollout, score_on_true_spans
 from hicra.sandbox import is_held_out
 from hicra.tasks import (
     benchmark_tasks,
+    boxed_solution,
     clean_problems,
     explainer,
     fitting,
     held_out_tasks,
     training_tasks,
+    worked_rows,
 )
 
 
@@ -79,6 +81,23 @@ def test_a_benchmark_s_problem_is_trained_on_only_when_told(tmp_path, arithmetic
     assert (len(kept), len(report.overlaps)) == (11, 1)
     kept, report = clean_problems(replace(clean, allow_contamination=True))
     assert (len(kept), len(report.overlaps)) == (12, 1)
+
+
+def test_a_warm_start_is_on_the_problem_set_s_own_solutions(tmp_path, arithmetic):
+    path = tmp_path / "school.jsonl"
+    solution = "He has 2+3=<<2+3=5>>5 apples.\n#### 5"
+    rows = [{"problem": f"Ann has {i} apples?", "answer": "5", "solution": solution} for i in range(6)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    school = get_profile("smollm2", problem_set=str(path), eval_problems=2)
+    pairs = worked_rows(school, 9)
+    assert len(pairs) == 9
+    assert {pair["completion"] for pair in pairs} == {"He has 2+3=5 apples.\n\\boxed{5}"}
+    held_out = {task.prompt for task in held_out_tasks(school)}
+    assert {pair["prompt"] for pair in pairs}.isdisjoint(held_out)
+    assert school.world == "SmolLM2-135M-Instruct on school.jsonl"
+    assert boxed_solution(Problem("p", "5", "f:1", r"So \boxed{5}.")) == r"So \boxed{5}."
+    with pytest.raises(ValueError, match="no worked solutions to warm start on; .*warm_start_steps to 0"):
+        worked_rows(arithmetic, 1)
 
 
 def test_problem_sets_that_cannot_be_read_are_named(tmp_path):
