@@ -13,7 +13,6 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
 from hicra.figure_style import (
     CLASSES,
@@ -40,9 +39,7 @@ __all__ = [
     "entropy_overlap",
     "errors",
     "hicra_vs_grpo",
-    "idle",
     "overview",
-    "reasons",
     "save",
     "two_phase",
 ]
@@ -52,14 +49,7 @@ OVERLAP = {
     "planning_high_entropy": "planning tokens that are high-entropy",
     "high_entropy_planning": "high-entropy tokens that are planning",
 }
-# column -> what teaches nothing, with its line
-IDLE = {
-    "zero_variance": ("groups whose rewards are all equal", PALETTE[1], ""),
-    "clipped": ("completions cut at the length limit", PALETTE[7], (4, 2)),
-    "no_planning": ("completions without a planning token", PALETTE[0], (1, 1)),
-}
 SEMANTIC = ("plug-in", "size-matched", "over clusters")
-REASONS = ("right", "wrong", "no_box", "truncated", "unparseable", "timeout")
 
 
 @house()
@@ -154,47 +144,6 @@ def entropy_overlap(
         ax.get_legend().remove()
     handles, labels = axes[0, 1].containers, [arm_name(arm) for arm in arms]
     axes[0, 1].legend(handles[: len(arms)], labels, loc="upper right")
-    return figure
-
-
-@house()
-def reasons(frame: pd.DataFrame, world: str, *, arms: Sequence[str] | None = None) -> Figure:
-    """Share of completions by the reason for their reward, stacked over steps; one panel an arm.
-
-    Means over seeds. `arms` defaults to all arms of the frame.
-    """
-    arms = list(arms or sorted(frame["arm"].unique()))
-    found = [name.removeprefix("reason_") for name in frame if name.startswith("reason_")]
-    names = [r for r in REASONS if r in found] + sorted(set(found) - set(REASONS))
-    if not names:
-        raise ValueError("the frame has no column reason_NAME")
-    runs = require(frame, [f"reason_{name}" for name in names], arms)
-    options = {"title": "Why completions got their reward", "world": world, "sharey": True}
-    note = f"Mean over seeds: {seed_counts(runs)}. Shares add to 1."
-    figure, axes = canvas(1, len(arms), height=3.3, note=note, **options)
-    colors = [PALETTE[i] for i in (0, 1, 8, 4, 9, 7, 2, 3, 5, 6)][: len(names)]
-    for ax, arm in zip(axes[0], arms, strict=True):
-        means = runs[runs["arm"] == arm].groupby("step")[[f"reason_{n}" for n in names]].mean()
-        ax.stackplot(means.index, means.T.fillna(0), colors=colors, edgecolor="white", lw=0.4)
-        ax.set(xlabel=STEPS, ylabel="share of completions", ylim=(0, 1), title=arm_name(arm))
-        ax.label_outer()
-        ax.margins(x=0)
-    handles = [Patch(color=c, label=n) for c, n in zip(colors, names, strict=True)][::-1]
-    figure.legend(handles=handles, loc="outside right center", title="reason")
-    return figure
-
-
-@house()
-def idle(frame: pd.DataFrame, world: str, *, arm: str = "grpo") -> Figure:
-    """Shares of a step that teach little: groups without variance, cut completions, empty planning masks."""
-    runs = require(frame, list(IDLE), [arm])
-    title = f"What teaches {arm_name(arm)} little"
-    figure, axes = canvas(1, 1, height=3.0, title=title, world=world, note=seeds_note(runs))
-    ax = axes[0, 0]
-    for column, (label, color, dashes) in IDLE.items():
-        seed_lines(ax, runs, column, label=label, color=color, dashes=dashes)
-    ax.set(xlabel=STEPS, ylabel="share of groups or completions", ylim=(-0.02, 1.02))
-    ax.legend()
     return figure
 
 

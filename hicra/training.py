@@ -217,6 +217,15 @@ def _evaluation(profile: Profile, seed: int, model, tokenizer) -> Callable[[], d
     )
 
 
+def _short_rows(profile: Profile, seed: int, tokenizer, run: RunFolder) -> list[dict]:
+    """The run's prompts without those that are too long, which the manifest counts."""
+    tasks = _run_tasks(profile, seed)
+    short = fitting(tasks, tokenizer, profile.max_prompt_length)
+    if left_out := len(tasks) - len(short):
+        run.add_notice(f"{left_out} prompts over max_prompt_length={profile.max_prompt_length} left out")
+    return [task.row() for task in short]
+
+
 def _make_trainer(profile: Profile, arm: str, seed: int, run: RunFolder):
     from datasets import Dataset
 
@@ -227,11 +236,7 @@ def _make_trainer(profile: Profile, arm: str, seed: int, run: RunFolder):
     from hicra.trainer import RecordCallback, SealCallback, StudyMixin
 
     model, tokenizer = load_base(profile, lora_rank=profile.lora_rank, seed=seed, vllm=profile.vllm)
-    tasks = _run_tasks(profile, seed)
-    short = fitting(tasks, tokenizer, profile.max_prompt_length)
-    if len(short) < len(tasks):
-        left_out = len(tasks) - len(short)
-        run.add_notice(f"{left_out} prompts over max_prompt_length={profile.max_prompt_length} left out")
+    rows = _short_rows(profile, seed, tokenizer, run)
     recorder = Recorder(
         run,
         lexicon=Lexicon.load(profile.lexicon),
@@ -249,7 +254,7 @@ def _make_trainer(profile: Profile, arm: str, seed: int, run: RunFolder):
         model=model,
         processing_class=tokenizer,
         args=grpo_config(profile, arm, seed, run.path / "checkpoints"),
-        train_dataset=Dataset.from_list([task.row() for task in short]),
+        train_dataset=Dataset.from_list(rows),
         reward_funcs=recorder,
         callbacks=[RecordCallback(recorder, score, profile.eval_every), SealCallback()],
         alpha=profile.alpha,

@@ -57,6 +57,7 @@ ALLOWED = {
     "verdicts": "",
     "figure_style": "runs verdicts",
     "figures": "figure_style verdicts",
+    "health_figures": "figure_style",
     "control_figures": "figure_style figures verdicts",
     "tables": "annotation figure_style lexicon replay runs verdicts",
     "catalogue": "control_figures figures frames paths quantities runs",

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
-from hicra import figures
+from hicra import figures, health_figures
 
 WORLD = "sandbox: 1.5 M-parameter Llama, not a language model"
 CHANGES = ["semantic_entropy_change", "semantic_entropy_matched_change"]
@@ -57,7 +57,7 @@ def _step(s, up):
 
 
 def _draw(name, frame, evals):
-    function = getattr(figures, name)
+    function = getattr(figures, name, None) or getattr(health_figures, name)
     needs_evals = name in ("two_phase", "hicra_vs_grpo", "errors")
     return function(frame, evals, WORLD) if needs_evals else function(frame, WORLD)
 
@@ -104,7 +104,7 @@ def test_two_phase_draws_the_frame():
 
 
 def test_idle_draws_what_teaches_little():
-    [ax] = figures.idle(make()[0], WORLD).axes
+    [ax] = health_figures.idle(make()[0], WORLD).axes
     np.testing.assert_allclose(_line(ax, "groups whose"), [0.5, 0.6, 0.7])
     np.testing.assert_allclose(_line(ax, "completions cut"), [0.25] * 3)
     np.testing.assert_allclose(_line(ax, "completions without"), [0, 0.125, 0.25])
@@ -155,13 +155,13 @@ def test_entropy_overlap_draws_before_and_after():
 
 def test_reasons_stack_to_one_in_a_fixed_order():
     frame, _ = make()
-    figure = figures.reasons(frame, WORLD, arms=["grpo"])
+    figure = health_figures.reasons(frame, WORLD, arms=["grpo"])
     [ax] = figure.axes
     tops = [area.get_paths()[0].vertices[:, 1].max() for area in ax.collections]
     np.testing.assert_allclose(tops, [0.6, 0.9, 1.0])  # right, then wrong, then no box
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == ["no_box", "wrong", "right"]
-    assert len(figures.reasons(frame, WORLD).axes) == 2
+    assert len(health_figures.reasons(frame, WORLD).axes) == 2
 
 
 def test_errors_draw_both_causes():
@@ -222,8 +222,8 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
         (lambda f, e: figures.two_phase(f.drop(columns="length"), e, WORLD), "no column length"),
         (lambda f, e: figures.errors(f, e, WORLD, arm="gated"), "no run of arm .'gated'."),
         (lambda f, e: figures.errors(f.assign(error_planning=np.nan), e, WORLD), "holds no value"),
-        (lambda f, e: figures.reasons(f, "  "), "world is empty"),
-        (lambda f, e: figures.reasons(f[["arm", "seed", "step"]], WORLD), "no column reason_"),
+        (lambda f, e: health_figures.reasons(f, "  "), "world is empty"),
+        (lambda f, e: health_figures.reasons(f[["arm", "seed", "step"]], WORLD), "no column reason_"),
         (lambda f, e: figures.save(figures.errors(f, e, WORLD), "nowhere", "a/b"), "name='a/b'"),
     ],
 )
