@@ -17,6 +17,7 @@ import gzip
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -140,10 +141,15 @@ class RunFolder:
         with open(self.path / ".lock", "w") as stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+            except BlockingIOError as error:
                 raise RunError(
                     f"another process is writing {self.path}; wait for it, or end it first"
                 ) from error
+            except OSError as error:  # some network drives have no locks
+                warnings.warn(
+                    f"{self.path} cannot be locked ({error}); see to it that no other process writes there",
+                    stacklevel=3,
+                )
             yield
 
     def add_notice(self, text: str) -> None:

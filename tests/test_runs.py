@@ -157,6 +157,16 @@ def _checkpoint(folder, step):
     return path
 
 
+def test_a_drive_without_locks_is_told_and_used(tmp_path, monkeypatch):
+    def no_locks(stream, how):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    told = pytest.warns(UserWarning, match="run cannot be locked .*no other process")
+    with told, RunFolder(tmp_path / "run").lock():
+        pass
+
+
 def test_a_checkpoint_without_a_seal_is_passed_over(tmp_path):
     for step in (9, 10, 11):
         seal(_checkpoint(tmp_path, step))

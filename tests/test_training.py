@@ -12,9 +12,10 @@ from benchmarks.soak import numbers
 from hicra.frames import finished_runs, load_study
 from hicra.launch import run_path, start, train_runs
 from hicra.lexicon import Lexicon
+from hicra.paths import data_path
 from hicra.profiles import get_profile
 from hicra.runs import RunError, RunFolder
-from hicra.training import run_settings, train, training_rows
+from hicra.training import _short_rows, run_settings, train, training_rows
 
 # Third parties warn while they load and train; ours stay errors.
 SECRETS = {"HF_TOKEN": "hf_ThisMustNotBeWritten", "WANDB_API_KEY": "wandbThisMustNotBeWritten"}
@@ -124,6 +125,22 @@ def test_what_decides_a_run_is_in_its_settings(smoke):
     with pytest.raises(ValueError, match="unknown arm 'hicro'"):
         run_settings(study, "hicro", 0)
     assert training_rows(study, 0) == training_rows(study, 0)
+
+
+def test_prompts_that_are_too_long_are_left_out_and_told(tmp_path, smoke):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(data_path("sandbox/base"))
+    study = get_profile("sandbox", **smoke)
+    lengths = [len(tokenizer(row["prompt"])["input_ids"]) for row in training_rows(study, 0)]
+    short = get_profile("sandbox", **smoke, max_prompt_length=max(lengths) - 1)
+    run = RunFolder(tmp_path / "run")
+    run.open({"steps": 2})
+    kept = _short_rows(short, 0, tokenizer, run)
+    assert len(kept) == sum(n < max(lengths) for n in lengths) < len(lengths)
+    assert run.notices() == [
+        f"{len(lengths) - len(kept)} prompts over max_prompt_length={max(lengths) - 1} left out"
+    ]
 
 
 def test_the_credit_may_have_a_lexicon_of_its_own(smoke):
