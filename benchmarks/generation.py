@@ -34,7 +34,9 @@ def main() -> None:
     model, tokenizer = engine.load_policy(folder, lora_rank=0, seed=0)
     makers = {
         "transformers": engine.text_generator(model, tokenizer, **common),
-        "vllm": engine.vllm_generator(folder, max_length=options.new_tokens + 160, **common),
+        "vllm": engine.vllm_generator(
+            folder, max_length=options.new_tokens + 160, dtype=profile.dtype, **common
+        ),
     }
     for generate in makers.values():  # the first call compiles and allocates
         generate(prompts)

@@ -13,9 +13,36 @@ def test_vllm_serves_a_model_folder():
     from hicra import engine
 
     folder = base_folder(get_profile("smollm2", warm_start_steps=0))
-    generate = engine.vllm_generator(folder, max_new_tokens=8, temperature=1.0, seed=0, max_length=64)
+    generate = engine.vllm_generator(
+        folder, max_new_tokens=8, temperature=1.0, seed=0, max_length=64, dtype="float32"
+    )
     prompts = ["The sky is", "Two and two make"]
     texts = generate(prompts)
     assert len(texts) == 2
     assert all(texts)
     assert texts == generate(prompts)
+
+
+def test_vllm_serves_an_adapter_as_a_run_saves_it(tmp_path):
+    pytest.importorskip("vllm", reason="vLLM is not installed; make vllm")
+    from hicra import engine
+
+    import torch  # isort: skip
+    from vllm import LLM, SamplingParams
+    from vllm.lora.request import LoRARequest
+
+    folder = base_folder(get_profile("smollm2", warm_start_steps=0))
+    model, _ = engine.load_policy(folder, lora_rank=8, seed=0)
+    draw = torch.Generator().manual_seed(0)
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:  # a new adapter's are zero, and it would change nothing
+            weight.data.copy_(0.05 * torch.randn(weight.shape, generator=draw))
+    model.save_pretrained(tmp_path)
+    llm = LLM(str(folder), enable_lora=True, max_lora_rank=8, max_model_len=64, dtype="bfloat16")
+    greedy = SamplingParams(temperature=0.0, max_tokens=8)
+    request = LoRARequest("policy", 1, str(tmp_path))
+    plain, adapted = (
+        llm.generate(["The sky is"], greedy, lora_request=r, use_tqdm=False)[0].outputs[0].text
+        for r in (None, request)
+    )
+    assert plain != adapted
