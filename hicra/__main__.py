@@ -224,7 +224,7 @@ def main(arguments: list[str] | None = None) -> int:
     command = COMMANDS[options.command]
     try:
         command(options)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, ConnectionError) as error:
         print(f"hicra: {error}", file=sys.stderr)
         return 2
     return 0

@@ -51,7 +51,9 @@ def preflight(profile: Profile) -> list[Check]:
 
     Raises ValueError with what was found and what to change, where the machine is not ready.
     """
-    checks = [check_versions(), check_device(profile), check_problems(profile), check_gold(profile)]
+    checks = [check_versions(), check_device(profile)]
+    _refuse(profile, checks)  # before anything is fetched
+    checks += [check_problems(profile), check_gold(profile)]
     _refuse(profile, checks)
     checks += check_model(profile)
     _refuse(profile, checks)

@@ -64,6 +64,13 @@ def test_too_little_memory_stops_before_the_model_is_loaded(monkeypatch):
         preflight.preflight(get_profile("sandbox"))
 
 
+def test_a_machine_that_cannot_is_told_before_anything_is_fetched(capsys):
+    if torch.cuda.is_available():
+        pytest.skip("this machine may be able to")
+    assert main(["preflight", "--profile", "colab"]) == 2
+    assert "not ready for colab. device: no GPU" in capsys.readouterr().err
+
+
 def test_the_time_is_estimated_for_known_cards_alone(monkeypatch):
     profile = get_profile("colab")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
