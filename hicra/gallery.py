@@ -77,7 +77,7 @@ def _page(name: str, drawing: Drawing, verdicts: pd.DataFrame) -> str:
     told = verdicts["where"].str.replace("Fig. 7 and 8", "Fig. 7, Fig. 8").str.split(", |; ")
     here = told.map(lambda where: place in where) & (verdicts["verdict"] != NOT_TESTED)
     judged = verdicts[here]
-    found = "; ".join(f"{row.claim.lower()}: **{row.verdict}**" for row in judged.itertuples())
+    found = "; ".join(f"{row.claim}: **{row.verdict}**" for row in judged.itertuples())
     runs = ", ".join(f"`{arm}-seed*`" for arm in arms)
     return (
         f"## {number}\n\n![{number}, as measured here]({name}.png)\n\nThe paper: {claim}. "
