@@ -55,12 +55,17 @@ def curves(
     tests = require(evals, ["accuracy"], arms)
     rows = -(-len(columns) // 2)
     shape = (1, len(columns)) if len(columns) < 3 else (rows, 2)
-    height = 0.6 + 2.6 * shape[0]
-    figure, axes = canvas(*shape, height=height, title=title, world=world, note=seeds_note(runs))
+    height = 0.8 + 2.6 * shape[0]
+    figure, axes = canvas(*shape, height=height, title=f"{title}\n", world=world, note=seeds_note(runs))
     for ax, column in zip(axes.flat, columns, strict=False):
         arm_lines(ax, tests if column == "accuracy" else runs, column, CURVES[column], arms)
         if column in SHARES:
             ax.set_ylim(top=min(1.01, ax.get_ylim()[1]))  # an interval may pass 1, a share may not
+        ax.get_legend().remove()
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    # Below the title, whose empty line makes room: in a panel it would cover lines.
+    place = {"loc": "upper left", "bbox_to_anchor": (0.0, 1 - 0.42 / height)}
+    figure.legend(handles, labels, ncols=min(4, len(arms)), frameon=False, **place).set_in_layout(False)
     for ax in list(axes.flat)[len(columns) :]:
         ax.remove()
     return figure
