@@ -34,6 +34,7 @@ from hicra.figure_style import (
     seeds_note,
 )
 from hicra.verdicts import interval
+from hicra.viewer import HIGH_ENTROPY
 
 __all__ = [
     "entropy_overlap",
@@ -44,7 +45,6 @@ __all__ = [
     "two_phase",
 ]
 
-HIGH_ENTROPY = 0.3  # the share of tokens that are called high-entropy
 OVERLAP = {
     "planning_high_entropy": "planning tokens that are high-entropy",
     "high_entropy_planning": "high-entropy tokens that are planning",

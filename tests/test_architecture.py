@@ -56,7 +56,7 @@ ALLOWED = {
     "frames": "dynamics entropy lexicon runs",
     "verdicts": "",
     "figure_style": "runs verdicts",
-    "figures": "figure_style verdicts",
+    "figures": "figure_style verdicts viewer",
     "health_figures": "figure_style",
     "control_figures": "figure_style figures verdicts",
     "tables": "annotation figure_style lexicon replay runs verdicts",
