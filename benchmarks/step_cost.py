@@ -20,11 +20,8 @@ from datasets import Dataset
 from transformers import TrainerCallback
 from trl import GRPOTrainer
 
-from hicra import (
-    Lexicon,
-    PlanningTagger,
-    engine,  # imports Unsloth, so before TRL
-)
+from hicra import engine  # isort: skip  (imports Unsloth, so before TRL)
+from hicra import Lexicon, PlanningTagger
 from hicra.paths import data_path
 from hicra.profiles import get_profile
 from hicra.rewards import grade
