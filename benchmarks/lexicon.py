@@ -24,12 +24,12 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from hicra import contrast
-from hicra.corpus import Corpus
-from hicra.lexicon import Lexicon
-from hicra.ngrams import EncodedCorpus, NgramTable, frequent_ngrams
-from hicra.sentences import read_sentences, schemes, score_sentences
-from hicra.strategic_grams import build_lexicon
+from hicra.lexicon import contrast
+from hicra.lexicon.build import build_lexicon
+from hicra.lexicon.corpus import Corpus
+from hicra.lexicon.labelled_sentences import read_sentences, schemes, score_sentences
+from hicra.lexicon.lexicon import Lexicon
+from hicra.lexicon.ngram_counts import EncodedCorpus, NgramTable, frequent_ngrams
 
 
 def _measure(texts) -> dict:

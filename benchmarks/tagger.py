@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from hicra.jsonl import iter_jsonl
-from hicra.lexicon import Lexicon
+from hicra.lexicon.lexicon import Lexicon
 from hicra.planning import PlanningTagger, SpanTagger
 from hicra.words import HEADING, segments
 

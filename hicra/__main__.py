@@ -14,8 +14,8 @@ from hicra.arguments import make_parser
 
 
 def _lexicon(options) -> None:
-    from hicra.corpus import Corpus
-    from hicra.strategic_grams import build_lexicon
+    from hicra.lexicon.build import build_lexicon
+    from hicra.lexicon.corpus import Corpus
 
     corpus = Corpus(
         options.solutions,
@@ -45,9 +45,9 @@ def _lexicon(options) -> None:
 
 
 def _score(options) -> None:
-    from hicra.lexicon import Lexicon
+    from hicra.lexicon.labelled_sentences import STEERING, classes_table, score_table
+    from hicra.lexicon.lexicon import Lexicon
     from hicra.runs import write_atomic
-    from hicra.sentences import STEERING, classes_table, score_table
 
     lexicons = [Lexicon.load(name) for name in options.lexicons]
     planning = frozenset(options.planning or STEERING)
@@ -60,13 +60,13 @@ def _score(options) -> None:
 
 
 def _cards(options) -> None:
-    from hicra.lexicon import Lexicon, card, shipped
+    from hicra.lexicon.lexicon import Lexicon, card, shipped
 
     print("# Lexicons\n\n" + "\n".join(card(Lexicon.load(name)) for name in shipped()), end="")
 
 
 def _sandbox_lexicon(options) -> None:
-    from hicra.placebo import placebo_lexicon
+    from hicra.lexicon.placebo import placebo_lexicon
     from hicra.profiles import get_profile
     from hicra.rollouts import base_rollouts, lexicon_of
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from hicra.jsonl import iter_jsonl
-from hicra.lexicon import Lexicon
+from hicra.lexicon.lexicon import Lexicon
 from hicra.runs import canonical, sha256, write_atomic
 from hicra.words import segments
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from hicra.dynamics import matched_sizes, summarise, summarise_evals
 from hicra.entropy import shannon_entropy
-from hicra.lexicon import Lexicon
+from hicra.lexicon.lexicon import Lexicon
 from hicra.runs import RunError, RunFolder
 
 

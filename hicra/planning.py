@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from hicra.lexicon import Lexicon
+from hicra.lexicon.lexicon import Lexicon
 from hicra.words import BOUNDARIES, MATH_BRACKETS, fold, in_word
 
 CUT = b"\n"  # in place of what has no text; no word and no gram runs across it

@@ -18,7 +18,7 @@ from packaging.specifiers import SpecifierSet
 
 from hicra.bases import base_folder, load_base
 from hicra.estimates import CARDS, memory_bytes, step_seconds
-from hicra.lexicon import Lexicon
+from hicra.lexicon.lexicon import Lexicon
 from hicra.paths import PACKAGE
 from hicra.profiles import Profile
 from hicra.rewards import grade

@@ -17,7 +17,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from hicra.credit import top_share
-from hicra.lexicon import Lexicon
+from hicra.lexicon.lexicon import Lexicon
 from hicra.rewards import grade
 from hicra.runs import RunError, RunFolder
 from hicra.words import segments

@@ -9,7 +9,7 @@ import pandas as pd
 
 from hicra.annotation import judged_by_truth
 from hicra.figure_style import arm_name
-from hicra.lexicon import Lexicon
+from hicra.lexicon.lexicon import Lexicon
 from hicra.replay import true_spans
 from hicra.runs import RunFolder
 from hicra.verdicts import interval

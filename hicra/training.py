@@ -16,7 +16,7 @@ from pathlib import Path
 
 from hicra import checkpoints
 from hicra.bases import base_folder, load_base
-from hicra.lexicon import Lexicon
+from hicra.lexicon.lexicon import Lexicon
 from hicra.model_card import model_card
 from hicra.paths import data_path
 from hicra.profiles import ARMS, DEFAULTS, Profile

@@ -1,6 +1,6 @@
 """Run records with known values, for tests of what is made from them."""
 
-from hicra.lexicon import Lexicon
+from hicra.lexicon.lexicon import Lexicon
 from hicra.runs import RunFolder
 
 GRAMS = Lexicon.load("sandbox").grams[:3]

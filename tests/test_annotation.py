@@ -11,7 +11,7 @@ from hicra.annotation import (
     read_answers,
     save_answer,
 )
-from hicra.lexicon import Lexicon
+from hicra.lexicon.lexicon import Lexicon
 
 LEXICON = Lexicon.from_grams(["let me check", "wait a minute", "we could instead"])
 TEXTS = [

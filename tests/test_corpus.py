@@ -6,9 +6,9 @@ import json
 import pytest
 
 from hicra.__main__ import main
-from hicra.corpus import Corpus, CorpusError, loops
 from hicra.jsonl import JsonlError
-from hicra.lexicon import Lexicon
+from hicra.lexicon.corpus import Corpus, CorpusError, loops
+from hicra.lexicon.lexicon import Lexicon
 
 GOOD = "We should try this. So it is \\boxed{4}."
 

@@ -4,7 +4,7 @@ import pytest
 
 from hicra import experiments
 from hicra.experiments import CONDITIONS, KEPT, condition_profile, experiment_jobs, forecast, run_experiments
-from hicra.lexicon import Lexicon
+from hicra.lexicon.lexicon import Lexicon
 from hicra.profiles import ARMS, get_profile
 from hicra.runs import RunError, RunFolder
 from hicra.training import run_settings

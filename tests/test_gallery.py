@@ -7,7 +7,7 @@ from hicra import catalogue, gallery, tables
 from hicra.__main__ import main
 from hicra.entropy import shannon_entropy
 from hicra.frames import measured_with_parts
-from hicra.lexicon import Lexicon
+from hicra.lexicon.lexicon import Lexicon
 from hicra.runs import RunError
 from tests.records import GRAMS, STEPS, write_record
 

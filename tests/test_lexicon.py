@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hicra.__main__ import main
-from hicra.lexicon import Lexicon, LexiconError, Match, shipped
+from hicra.lexicon.lexicon import Lexicon, LexiconError, Match, shipped
 from hicra.words import segments
 from tests.fuzz import fuzz
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hicra import ngrams
-from hicra.ngrams import EncodedCorpus, frequent_ngrams, group_df, occurrences
+from hicra.lexicon import ngram_counts
+from hicra.lexicon.ngram_counts import EncodedCorpus, frequent_ngrams, group_df, occurrences
 from hicra.words import segments
 
 TEXTS = st.lists(st.text("abA '.,\n", max_size=40), min_size=1, max_size=8)
@@ -35,8 +35,8 @@ def test_counts_equal_the_slow_ones(texts, min_df, block):
     tf = Counter(g for t in texts for g, _ in _slow(t))
     early = Counter(g for t in texts for g, first in _slow(t) if first)
     with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ngrams, "BLOCK", block)
-        patch.setattr(ngrams, "BUCKETS", 4)  # every bucket is shared: the second look must be exact
+        patch.setattr(ngram_counts, "BLOCK", block)
+        patch.setattr(ngram_counts, "BUCKETS", 4)  # every bucket is shared: the second look must be exact
         corpus = stack.enter_context(EncodedCorpus(texts))
         table = frequent_ngrams(corpus, min_df)
         assert table.grams == sorted(g for g in df if df[g] >= min_df)

@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from hicra.lexicon import Lexicon
-from hicra.placebo import placebo_lexicon
+from hicra.lexicon.lexicon import Lexicon
+from hicra.lexicon.placebo import placebo_lexicon
 from hicra.sandbox import problems, worked_solution
 from hicra.words import segments
 

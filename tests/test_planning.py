@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from hicra.lexicon import Lexicon
+from hicra.lexicon.lexicon import Lexicon
 from hicra.planning import PlanningTagger, SpanTagger, token_bytes
 from tests.fuzz import fuzz
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hicra.launch import status
-from hicra.lexicon import Lexicon
+from hicra.lexicon.lexicon import Lexicon
 from hicra.recorder import SKIPS_IN_A_ROW, Recorder, add_rows, gram_counts
 from hicra.runs import RunError, RunFolder
 

@@ -5,8 +5,15 @@ import json
 import pytest
 
 from hicra.__main__ import main
-from hicra.lexicon import Lexicon
-from hicra.sentences import LabelError, Sentence, read_sentences, schemes, score_sentences, score_table
+from hicra.lexicon.labelled_sentences import (
+    LabelError,
+    Sentence,
+    read_sentences,
+    schemes,
+    score_sentences,
+    score_table,
+)
+from hicra.lexicon.lexicon import Lexicon
 
 WAIT = Lexicon.from_grams(["wait", "let me check"], name="wait")
 SENTENCES = [

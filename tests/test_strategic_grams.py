@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from hicra.corpus import Corpus
-from hicra.lexicon import Lexicon
-from hicra.strategic_grams import build_lexicon, cluster_table
+from hicra.lexicon.build import build_lexicon, cluster_table
+from hicra.lexicon.corpus import Corpus
+from hicra.lexicon.lexicon import Lexicon
 
 PLANS = ["let us try again now", "we should go back here", "let us try once more"]
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from hicra.bases import base_folder
-from hicra.lexicon import Lexicon
+from hicra.lexicon.lexicon import Lexicon
 from hicra.paths import data_path
 from hicra.problems import Problem, ProblemError
 from hicra.profiles import get_profile

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.soak import numbers
 from hicra.frames import finished_runs, load_study
 from hicra.launch import run_path, start, train_runs
-from hicra.lexicon import Lexicon
+from hicra.lexicon.lexicon import Lexicon
 from hicra.paths import data_path
 from hicra.profiles import get_profile
 from hicra.runs import RunError, RunFolder

@@ -2,7 +2,7 @@
 
 Two presets. `paper` is the paper's three steps (A.2) and nothing else; it names neither the encoder nor
 the clustering, nor the number of clusters, and what is chosen here stands in the lexicon's provenance.
-`hicra` keeps the n-grams that contrast.py selects, and clusters them for their meaning alone.
+`hicra` keeps the n-grams that `contrast` selects, and clusters them for their meaning alone.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from hicra import contrast
-from hicra.lexicon import Lexicon
-from hicra.ngrams import EncodedCorpus, NgramTable, frequent_ngrams, group_df
+from hicra.lexicon import contrast
+from hicra.lexicon.lexicon import Lexicon
+from hicra.lexicon.ngram_counts import EncodedCorpus, NgramTable, frequent_ngrams, group_df
 
 PAPER_SIZES = (3, 4, 5)  # words of an n-gram (paper)
 TOP_SHARE = 0.2  # clusters kept, by Cluster DF (paper)

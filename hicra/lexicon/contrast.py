@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hicra.ngrams import EncodedCorpus, NgramTable, occurrences
+from hicra.lexicon.ngram_counts import EncodedCorpus, NgramTable, occurrences
 
 SIZES = (1, 2, 3, 4, 5)  # words: "wait" and "another way" steer as well
 MIN_SHARE = 0.05  # of the solutions hold the n-gram

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from hicra.lexicon import Lexicon
+from hicra.lexicon.lexicon import Lexicon
 from hicra.words import segments
 
 # Words. Two-word n-grams join the 3 to 5 of the recipe: without them no placebo of the sandbox lexicon's

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from hicra.jsonl import iter_jsonl
-from hicra.lexicon import Lexicon
+from hicra.lexicon.lexicon import Lexicon
 
 # Decision: what counts as planning in the six schemes of the tuning set. A scheme has some of them.
 # Restating the problem, recalling facts and summing up do not: they say where a solution stands.
