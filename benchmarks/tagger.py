@@ -21,7 +21,7 @@ import torch
 
 from hicra.jsonl import iter_jsonl
 from hicra.lexicon.lexicon import Lexicon
-from hicra.planning import PlanningTagger, SpanTagger
+from hicra.planning.tagger import PlanningTagger, SpanTagger
 from hicra.words import HEADING, segments
 
 SMALL = 60_000  # tokens for the slow methods

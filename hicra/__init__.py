@@ -6,6 +6,6 @@ What other people's trainers import: the lexicon, the planning mask and the cred
 from hicra.credit import hicra_advantages
 from hicra.lexicon.build import build_lexicon
 from hicra.lexicon.lexicon import Lexicon
-from hicra.planning import PlanningTagger
+from hicra.planning.tagger import PlanningTagger
 
 __all__ = ["Lexicon", "PlanningTagger", "build_lexicon", "hicra_advantages"]

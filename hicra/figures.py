@@ -33,8 +33,8 @@ from hicra.figure_style import (
     seed_lines,
     seeds_note,
 )
+from hicra.planning.trace_page import HIGH_ENTROPY
 from hicra.verdicts import interval
-from hicra.viewer import HIGH_ENTROPY
 
 __all__ = [
     "entropy_overlap",

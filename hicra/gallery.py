@@ -14,6 +14,7 @@ from hicra.catalogue import ENTRIES, Drawing, drawings, load_experiments
 from hicra.claims import NOT_TESTED, afterwards_table, load_claims, verdict_table
 from hicra.compass import compass_table
 from hicra.figure_style import save
+from hicra.planning.trace_page import rollout_html, save_html
 from hicra.runs import write_atomic
 from hicra.tables import (
     accuracy_table,
@@ -23,7 +24,6 @@ from hicra.tables import (
     table_markdown,
     verdict_markdown,
 )
-from hicra.viewer import rollout_html, save_html
 
 
 def build_gallery(

@@ -192,7 +192,7 @@ def check_template(profile: Profile, tokenizer) -> Check:
 def check_rollouts(profile: Profile, model, tokenizer) -> Iterator[Check]:
     """Sampled groups must differ in reward, and must hold planning tokens."""
     from hicra import engine
-    from hicra.planning import PlanningTagger
+    from hicra.planning.tagger import PlanningTagger
 
     groups = max(1, SAMPLED // profile.group_size)
     tasks = [t for t in training_tasks(profile, groups, seed=0) for _ in range(profile.group_size)]

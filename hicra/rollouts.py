@@ -11,11 +11,11 @@ import torch
 from hicra.bases import base_folder, load_base
 from hicra.lexicon.build import build_lexicon
 from hicra.lexicon.lexicon import Lexicon
-from hicra.planning import PlanningTagger, SpanTagger
+from hicra.planning.scores import TokenScore, token_scores
+from hicra.planning.tagger import PlanningTagger, SpanTagger
 from hicra.profiles import Profile
 from hicra.replay import true_spans
 from hicra.rewards import grade
-from hicra.scoring import TokenScore, token_scores
 from hicra.tasks import training_tasks
 
 

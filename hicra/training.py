@@ -183,7 +183,7 @@ def train(profile: Profile, arm: str, seed: int, folder: Path | str) -> RunFolde
 
 def _taggers(profile: Profile, seed: int, tokenizer) -> dict:
     """What marks tokens for credit, and what marks them for the record."""
-    from hicra.planning import PlanningTagger, SpanTagger
+    from hicra.planning.tagger import PlanningTagger, SpanTagger
 
     credited = credit_lexicon(profile, seed)
     if credited is None:

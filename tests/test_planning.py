@@ -10,7 +10,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import PreTrainedTokenizerFast
 
 from hicra.lexicon.lexicon import Lexicon
-from hicra.planning import PlanningTagger, SpanTagger, token_bytes
+from hicra.planning.tagger import PlanningTagger, SpanTagger, token_bytes
 from tests.fuzz import fuzz
 
 SENTENCES = [
@@ -342,7 +342,7 @@ def test_rows_do_not_touch_and_blocks_do_not_matter(kind, monkeypatch):
     ids = torch.tensor(rows_ids)  # (7, 1)
     expected = [[False]] * 2 + [[True]] * 5
     assert TAGGERS[kind](ids, torch.ones_like(ids)).tolist() == expected
-    monkeypatch.setattr("hicra.planning.BLOCK", 6)
+    monkeypatch.setattr("hicra.planning.tagger.BLOCK", 6)
     assert TAGGERS[kind](ids, torch.ones_like(ids)).tolist() == expected
 
 

@@ -9,7 +9,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from hicra.viewer import rollout_html, save_html, trace_html
+from hicra.planning.trace_page import rollout_html, save_html, trace_html
 
 TOKENS = [" Wait", ", let", " me", " see", ": ", "2", " +", " 2", " is", " 4"]
 PLANNING = [1, 1, 1, 1, 0, 0, 0, 0, 0, 0]
