@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from hicra.dynamics import pass_at_k
+from hicra.dynamics.step_table import pass_at_k
 from hicra.rewards import grade
 
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from hicra.dynamics import matched_sizes, summarise, summarise_evals
-from hicra.entropy import shannon_entropy
+from hicra.dynamics.entropy import shannon_entropy
+from hicra.dynamics.step_table import matched_sizes, summarise, summarise_evals
 from hicra.lexicon.lexicon import Lexicon
 from hicra.runs import RunError, RunFolder
 

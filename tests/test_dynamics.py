@@ -9,8 +9,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from hicra import dynamics as d
-from hicra import entropy as e
+from hicra.dynamics import entropy as e
+from hicra.dynamics import step_table as d
 
 COUNTS = st.lists(st.integers(1, 30), min_size=1, max_size=8)
 

@@ -5,7 +5,7 @@ import pytest
 
 from hicra import catalogue, gallery, tables
 from hicra.__main__ import main
-from hicra.entropy import shannon_entropy
+from hicra.dynamics.entropy import shannon_entropy
 from hicra.frames import measured_with_parts
 from hicra.lexicon.lexicon import Lexicon
 from hicra.runs import RunError

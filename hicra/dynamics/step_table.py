@@ -48,7 +48,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from hicra.entropy import (
+from hicra.dynamics.entropy import (
     chao_shen_entropy,
     cluster_counts,
     conditional_entropy,
