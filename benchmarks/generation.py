@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from hicra import engine
 from hicra.bases import base_folder
-from hicra.profiles import get_profile
+from hicra.study.profiles import get_profile
 from hicra.tasks import training_tasks
 
 

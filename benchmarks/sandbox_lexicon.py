@@ -15,8 +15,8 @@ import pandas as pd
 
 from hicra import sandbox
 from hicra.lexicon.build import build_lexicon, minilm
-from hicra.profiles import get_profile
 from hicra.rollouts import Rollout, score_on_true_spans
+from hicra.study.profiles import get_profile
 
 FEWER_CONNECTIVES = ("",) * 6 + ("so we get", "this gives us", "then we have", "and next")
 SHORT_CONCLUSIONS = ("So", "Answer:", "Which gives us", "That leaves")

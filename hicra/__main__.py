@@ -67,8 +67,8 @@ def _cards(options) -> None:
 
 def _sandbox_lexicon(options) -> None:
     from hicra.lexicon.placebo import placebo_lexicon
-    from hicra.profiles import get_profile
     from hicra.rollouts import base_rollouts, lexicon_of
+    from hicra.study.profiles import get_profile
 
     profile = get_profile(options.profile, **options.overrides)
     rollouts = base_rollouts(profile, profile.lexicon_rollouts, seed=0)
@@ -81,7 +81,7 @@ def _sandbox_lexicon(options) -> None:
 
 
 def _experiments(options) -> None:
-    from hicra.experiments import CONDITIONS, run_experiments
+    from hicra.study.experiments import CONDITIONS, run_experiments
 
     sandbox = options.profile == "sandbox"
     place = "experiments" if sandbox else options.profile
@@ -98,7 +98,7 @@ def _experiments(options) -> None:
 
 def _preflight(options) -> None:
     from hicra.preflight import preflight
-    from hicra.profiles import get_profile
+    from hicra.study.profiles import get_profile
 
     for check in preflight(get_profile(options.profile, **options.overrides)):
         print(f"{check.verdict:4} {check.name}: {check.found} {check.remedy}".rstrip())
@@ -120,8 +120,8 @@ def _publish(options) -> None:
 
 def _judge(options) -> None:
     from hicra.judge import Failed, agreement, judge
-    from hicra.profiles import get_profile
     from hicra.runs import RunFolder
+    from hicra.study.profiles import get_profile
     from hicra.tasks import training_tasks
 
     failures, exact = [], []
@@ -144,8 +144,8 @@ def _judge(options) -> None:
 
 
 def _figures(options) -> None:
-    from hicra.experiments import CONDITIONS
     from hicra.gallery import build_gallery
+    from hicra.study.experiments import CONDITIONS
 
     written = build_gallery(
         options.records, options.claims, options.out, tuple(CONDITIONS), models=options.models
@@ -168,14 +168,14 @@ def _every(seconds: float) -> Callable[[str], None]:
 
 
 def _calibrate(options) -> None:
-    from hicra.calibration import calibrate
+    from hicra.study.calibration import calibrate
 
     print(calibrate(options.runs, options.out, report=print).to_string(index=False))
 
 
 def _study(options) -> None:
-    from hicra.profiles import get_profile
-    from hicra.study import STUDY, run_study
+    from hicra.study.notebooks import STUDY, run_study
+    from hicra.study.profiles import get_profile
 
     get_profile(options.profile, **options.overrides)
     run_study(
@@ -188,7 +188,7 @@ def _study(options) -> None:
 
 
 def _train(options) -> None:
-    from hicra.profiles import get_profile
+    from hicra.study.profiles import get_profile
     from hicra.training import train
 
     train(get_profile(options.profile, **options.overrides), options.arm, options.seed, options.out)

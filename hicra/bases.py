@@ -14,8 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from hicra.paths import data_path
-from hicra.profiles import Profile
 from hicra.runs import canonical, sha256
+from hicra.study.profiles import Profile
 from hicra.tasks import worked_rows
 
 WARM_START = ("base", "prompt_template", "warm_start_steps", "warm_start_learning_rate", "warm_start_batch")

@@ -14,8 +14,8 @@ from pathlib import Path
 import pandas as pd
 
 from hicra.evaluate import evaluate
-from hicra.profiles import Profile, get_profile
 from hicra.runs import RunError, RunFolder, write_atomic
+from hicra.study.profiles import Profile, get_profile
 from hicra.tasks import benchmark_tasks
 
 RESULTS = "benchmarks.json"

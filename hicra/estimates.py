@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from hicra.profiles import Profile
+from hicra.study.profiles import Profile
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 VLLM_SHARE = 0.5  # of a card, for vLLM beside the trainer: Unsloth's default

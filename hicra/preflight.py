@@ -20,8 +20,8 @@ from hicra.bases import base_folder, load_base
 from hicra.estimates import CARDS, memory_bytes, step_seconds
 from hicra.lexicon.lexicon import Lexicon
 from hicra.paths import PACKAGE
-from hicra.profiles import Profile
 from hicra.rewards import grade
+from hicra.study.profiles import Profile
 from hicra.tasks import clean_problems, fitting, training_tasks
 from hicra.training import PACKAGES
 

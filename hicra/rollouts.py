@@ -13,9 +13,9 @@ from hicra.lexicon.build import build_lexicon
 from hicra.lexicon.lexicon import Lexicon
 from hicra.planning.scores import TokenScore, token_scores
 from hicra.planning.tagger import PlanningTagger, SpanTagger
-from hicra.profiles import Profile
 from hicra.replay import true_spans
 from hicra.rewards import grade
+from hicra.study.profiles import Profile
 from hicra.tasks import training_tasks
 
 

@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 from hicra.problem_sets import read_set, samples_of, set_name
 from hicra.problems import Problem, Report, refuse_contaminated, split
-from hicra.profiles import Profile
 from hicra.replay import Failure, explain_failure
 from hicra.sandbox import SandboxProblem, is_held_out, problems, worked_solution
+from hicra.study.profiles import Profile
 
 
 class Task(NamedTuple):

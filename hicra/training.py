@@ -19,10 +19,10 @@ from hicra.bases import base_folder, load_base
 from hicra.lexicon.lexicon import Lexicon
 from hicra.model_card import model_card
 from hicra.paths import data_path
-from hicra.profiles import ARMS, DEFAULTS, Profile
 from hicra.replay import explain_failure, true_spans
 from hicra.runs import Follower, RunError, RunFolder, folder_sha256, sha256, write_atomic
 from hicra.sandbox import SandboxProblem
+from hicra.study.profiles import ARMS, DEFAULTS, Profile
 from hicra.tasks import Task, explainer, fitting, held_out_tasks, training_tasks
 
 PACKAGES = ("torch", "transformers", "trl", "unsloth", "numpy")
@@ -146,7 +146,7 @@ def train(profile: Profile, arm: str, seed: int, folder: Path | str) -> RunFolde
     if world != profile.processes:
         raise RunError(
             f"{world} processes were started for a run with processes={profile.processes}; "
-            "start runs by hicra.launch or notebooks, or set processes"
+            "start runs by hicra.study.launch or notebooks, or set processes"
         )
     run = RunFolder(folder) if rank == 0 else Follower(folder)
     settings = run_settings(profile, arm, seed)

@@ -6,8 +6,8 @@ import pytest
 
 from hicra.__main__ import main
 from hicra.benchmarks import score_run
-from hicra.profiles import get_profile
 from hicra.runs import RunError
+from hicra.study.profiles import get_profile
 from hicra.training import train
 
 pytestmark = pytest.mark.filterwarnings("default")

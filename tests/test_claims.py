@@ -20,9 +20,9 @@ from hicra.claims import (
     verdict_table,
 )
 from hicra.compass import compass_table, prediction
-from hicra.experiments import CONDITIONS, SEEDS
 from hicra.frames import load_study
 from hicra.quantities import quantities, unit
+from hicra.study.experiments import CONDITIONS, SEEDS
 from tests.records import write_record
 
 

@@ -8,7 +8,7 @@ from hicra import engine
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM  # isort: skip  (after Unsloth)
 
 from hicra.paths import data_path
-from hicra.profiles import get_profile
+from hicra.study.profiles import get_profile
 from hicra.tasks import held_out_tasks
 
 pytestmark = pytest.mark.filterwarnings("default")

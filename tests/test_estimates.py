@@ -6,7 +6,7 @@ from hicra import engine  # isort: skip  # imports Unsloth, so before transforme
 from transformers import LlamaConfig
 
 from hicra.estimates import BUSY, READ, VLLM_SHARE, Card, count_parameters, memory_bytes, step_seconds
-from hicra.profiles import get_profile
+from hicra.study.profiles import get_profile
 
 TINY = LlamaConfig(
     hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, vocab_size=10

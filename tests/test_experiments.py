@@ -2,11 +2,18 @@
 
 import pytest
 
-from hicra import experiments
-from hicra.experiments import CONDITIONS, KEPT, condition_profile, experiment_jobs, forecast, run_experiments
 from hicra.lexicon.lexicon import Lexicon
-from hicra.profiles import ARMS, get_profile
 from hicra.runs import RunError, RunFolder
+from hicra.study import experiments
+from hicra.study.experiments import (
+    CONDITIONS,
+    KEPT,
+    condition_profile,
+    experiment_jobs,
+    forecast,
+    run_experiments,
+)
+from hicra.study.profiles import ARMS, get_profile
 from hicra.training import run_settings
 from tests.records import write_record
 

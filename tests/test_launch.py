@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from hicra.launch import places
 from hicra.runs import RunError
+from hicra.study.launch import places
 
 
 def _gpus(monkeypatch, n):

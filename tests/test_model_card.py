@@ -5,8 +5,8 @@ import json
 import pytest
 
 from hicra.model_card import model_card, publish
-from hicra.profiles import get_profile
 from hicra.runs import RunError
+from hicra.study.profiles import get_profile
 from tests.records import write_record
 
 COMMIT = "a" * 40

@@ -47,7 +47,7 @@ def test_unsloth_on_a_gpu_trains_as_plain_trl_does(tmp_path):
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA GPU")
     from hicra.bases import base_folder
-    from hicra.profiles import get_profile
+    from hicra.study.profiles import get_profile
 
     model = base_folder(get_profile("smollm2", warm_start_steps=0))
     one, two = _compare(model, tmp_path, 0.03)  # bf16: 8 bits of mantissa

@@ -7,7 +7,7 @@ from hicra import engine, preflight  # isort: skip  # imports Unsloth, so before
 from transformers import LlamaConfig
 
 from hicra.__main__ import main
-from hicra.profiles import get_profile
+from hicra.study.profiles import get_profile
 from hicra.tasks import training_tasks
 
 TINY = LlamaConfig(

@@ -6,7 +6,7 @@ import pytest
 
 from hicra.problem_sets import named_sets, read_set, samples_of, set_name
 from hicra.problems import ProblemError
-from hicra.profiles import PROFILES
+from hicra.study.profiles import PROFILES
 
 ROW = {
     "problem": "p",

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hicra.profiles import PROFILES, Profile, get_profile
+from hicra.study.profiles import PROFILES, Profile, get_profile
 from tests.fuzz import fuzz
 
 

@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
-from hicra.launch import status
 from hicra.lexicon.lexicon import Lexicon
 from hicra.recorder import SKIPS_IN_A_ROW, Recorder, add_rows, gram_counts
 from hicra.runs import RunError, RunFolder
+from hicra.study.launch import status
 
 
 @pytest.fixture

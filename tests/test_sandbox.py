@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 
 from hicra.base_policy import train_base
-from hicra.profiles import get_profile
 from hicra.replay import explain_failure, true_spans
 from hicra.sandbox import (
     BACKTRACING,
@@ -20,6 +19,7 @@ from hicra.sandbox import (
     problems,
     worked_solution,
 )
+from hicra.study.profiles import get_profile
 
 PRODUCT = make_problem("product", (34, 6))
 SPLIT = " Let's try to split into tens and ones. 30 times 6 makes 180."

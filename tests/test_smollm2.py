@@ -5,10 +5,10 @@ import json
 import pytest
 
 from hicra.bases import base_folder
-from hicra.launch import train_runs
-from hicra.profiles import get_profile
 from hicra.runs import RunFolder
-from hicra.study import run_study
+from hicra.study.launch import train_runs
+from hicra.study.notebooks import run_study
+from hicra.study.profiles import get_profile
 
 pytestmark = pytest.mark.filterwarnings("default")
 SMOKE = {

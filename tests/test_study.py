@@ -7,7 +7,7 @@ import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
 from hicra.__main__ import main
-from hicra.study import NOTEBOOKS, STUDY, StudyError, check_parameters, run_study
+from hicra.study.notebooks import NOTEBOOKS, STUDY, StudyError, check_parameters, run_study
 
 PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
 

@@ -10,9 +10,9 @@ from hicra.bases import base_folder
 from hicra.lexicon.lexicon import Lexicon
 from hicra.paths import data_path
 from hicra.problems import Problem, ProblemError
-from hicra.profiles import get_profile
 from hicra.rollouts import Rollout, score_on_true_spans
 from hicra.sandbox import is_held_out
+from hicra.study.profiles import get_profile
 from hicra.tasks import (
     benchmark_tasks,
     boxed_solution,

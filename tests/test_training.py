@@ -10,11 +10,11 @@ import pytest
 
 from benchmarks.soak import numbers
 from hicra.frames import finished_runs, load_study
-from hicra.launch import run_path, start, train_runs
 from hicra.lexicon.lexicon import Lexicon
 from hicra.paths import data_path
-from hicra.profiles import get_profile
 from hicra.runs import RunError, RunFolder
+from hicra.study.launch import run_path, start, train_runs
+from hicra.study.profiles import get_profile
 from hicra.training import _short_rows, run_settings, train, training_rows
 
 # Third parties warn while they load and train; ours stay errors.

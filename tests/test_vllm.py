@@ -3,7 +3,7 @@
 import pytest
 
 from hicra.bases import base_folder
-from hicra.profiles import get_profile
+from hicra.study.profiles import get_profile
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 

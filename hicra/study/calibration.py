@@ -12,9 +12,9 @@ from pathlib import Path
 import pandas as pd
 
 from hicra.frames import load_study
-from hicra.launch import train_runs
-from hicra.profiles import get_profile
 from hicra.runs import write_atomic
+from hicra.study.launch import train_runs
+from hicra.study.profiles import get_profile
 
 SEEDS = (0, 1, 2)
 

@@ -17,11 +17,11 @@ import nbformat
 import papermill
 from tqdm import tqdm
 
-from hicra.launch import status
 from hicra.paths import data_path
 from hicra.runs import RunFolder, folder_sha256, sha256, write_atomic
+from hicra.study.launch import status
 
-NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 STUDY = ("01_strategic_grams", "02_grpo_baseline", "03_hicra", "04_figures", "05_controls", "06_boundary")
 READS_RECORDS = ("05_controls", "06_boundary")  # nothing but the committed run records
 LINE_SECONDS = 5.0

@@ -14,8 +14,8 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from hicra.bases import base_folder
-from hicra.profiles import DEFAULTS, Profile
 from hicra.runs import RunError, RunFolder
+from hicra.study.profiles import DEFAULTS, Profile
 from hicra.training import run_settings
 
 POLL_SECONDS = 1.0
