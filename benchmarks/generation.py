@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 from hicra import engine
 from hicra.bases import base_folder
+from hicra.study.problems.prompts import training_tasks
 from hicra.study.profiles import get_profile
-from hicra.tasks import training_tasks
 
 
 def tokens_per_second(generate: Callable, prompts: list[str], count: Callable[[str], int]) -> float:

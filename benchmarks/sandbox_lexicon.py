@@ -13,9 +13,9 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
-from hicra import sandbox
 from hicra.lexicon.build import build_lexicon, minilm
 from hicra.rollouts import Rollout, score_on_true_spans
+from hicra.study.problems import sandbox
 from hicra.study.profiles import get_profile
 
 FEWER_CONNECTIVES = ("",) * 6 + ("so we get", "this gives us", "then we have", "and next")

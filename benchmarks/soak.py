@@ -23,9 +23,9 @@ from typing import NamedTuple
 import psutil
 import torch
 
-from hicra.rewards import grade
 from hicra.runs import RECORDS, RunFolder, file_sha256
 from hicra.study.launch import start
+from hicra.study.problems.grading import grade
 from hicra.study.profiles import get_profile
 
 ROOT = Path(__file__).parent.parent

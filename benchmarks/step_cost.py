@@ -23,7 +23,7 @@ from trl import GRPOTrainer
 from hicra import engine  # isort: skip  (imports Unsloth, so before TRL)
 from hicra import Lexicon, PlanningTagger
 from hicra.paths import data_path
-from hicra.rewards import grade
+from hicra.study.problems.grading import grade
 from hicra.study.profiles import get_profile
 from hicra.trainer import HicraMixin
 from hicra.training import grpo_config, training_rows

@@ -121,8 +121,8 @@ def _publish(options) -> None:
 def _judge(options) -> None:
     from hicra.judge import Failed, agreement, judge
     from hicra.runs import RunFolder
+    from hicra.study.problems.prompts import training_tasks
     from hicra.study.profiles import get_profile
-    from hicra.tasks import training_tasks
 
     failures, exact = [], []
     for folder in options.records:

@@ -20,7 +20,7 @@ from transformers import (
     set_seed,
 )
 
-from hicra.tasks import worked_pairs
+from hicra.study.problems.prompts import worked_pairs
 
 PAD, EOS = "<pad>", "<eos>"
 WIDTH = 192  # tokens of a packed training row, about three worked solutions

@@ -15,8 +15,8 @@ import pandas as pd
 
 from hicra.evaluate import evaluate
 from hicra.runs import RunError, RunFolder, write_atomic
+from hicra.study.problems.prompts import benchmark_tasks
 from hicra.study.profiles import Profile, get_profile
-from hicra.tasks import benchmark_tasks
 
 RESULTS = "benchmarks.json"
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from hicra.dynamics.step_table import pass_at_k
-from hicra.rewards import grade
+from hicra.study.problems.grading import grade
 
 
 def evaluate(

@@ -20,9 +20,9 @@ from hicra.bases import base_folder, load_base
 from hicra.estimates import CARDS, memory_bytes, step_seconds
 from hicra.lexicon.lexicon import Lexicon
 from hicra.paths import PACKAGE
-from hicra.rewards import grade
+from hicra.study.problems.grading import grade
+from hicra.study.problems.prompts import clean_problems, fitting, training_tasks
 from hicra.study.profiles import Profile
-from hicra.tasks import clean_problems, fitting, training_tasks
 from hicra.training import PACKAGES
 
 SAMPLED = 32  # rollouts

@@ -13,10 +13,10 @@ from hicra.lexicon.build import build_lexicon
 from hicra.lexicon.lexicon import Lexicon
 from hicra.planning.scores import TokenScore, token_scores
 from hicra.planning.tagger import PlanningTagger, SpanTagger
-from hicra.replay import true_spans
-from hicra.rewards import grade
+from hicra.study.problems.grading import grade
+from hicra.study.problems.prompts import training_tasks
+from hicra.study.problems.sandbox_truth import true_spans
 from hicra.study.profiles import Profile
-from hicra.tasks import training_tasks
 
 
 class Rollout(NamedTuple):

@@ -19,11 +19,11 @@ from hicra.bases import base_folder, load_base
 from hicra.lexicon.lexicon import Lexicon
 from hicra.model_card import model_card
 from hicra.paths import data_path
-from hicra.replay import explain_failure, true_spans
 from hicra.runs import Follower, RunError, RunFolder, folder_sha256, sha256, write_atomic
-from hicra.sandbox import SandboxProblem
+from hicra.study.problems.prompts import Task, explainer, fitting, held_out_tasks, training_tasks
+from hicra.study.problems.sandbox import SandboxProblem
+from hicra.study.problems.sandbox_truth import explain_failure, true_spans
 from hicra.study.profiles import ARMS, DEFAULTS, Profile
-from hicra.tasks import Task, explainer, fitting, held_out_tasks, training_tasks
 
 PACKAGES = ("torch", "transformers", "trl", "unsloth", "numpy")
 # Settings that change a run's cost or keeping, not its numbers.

@@ -16,8 +16,8 @@ from datasets import Dataset
 
 from hicra import Lexicon, PlanningTagger, engine
 from hicra.paths import data_path
-from hicra.rewards import grade
-from hicra.sandbox import problems, worked_solution
+from hicra.study.problems.grading import grade
+from hicra.study.problems.sandbox import problems, worked_solution
 from hicra.trainer import HicraMixin, _from_all
 
 from trl import GRPOConfig, GRPOTrainer  # isort: skip  (after Unsloth)

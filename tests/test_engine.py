@@ -8,8 +8,8 @@ from hicra import engine
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM  # isort: skip  (after Unsloth)
 
 from hicra.paths import data_path
+from hicra.study.problems.prompts import held_out_tasks
 from hicra.study.profiles import get_profile
-from hicra.tasks import held_out_tasks
 
 pytestmark = pytest.mark.filterwarnings("default")
 

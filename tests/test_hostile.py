@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hicra.rewards import MAX_DEPTH, MAX_LENGTH, Grade, Verifier, extract_boxed
+from hicra.study.problems.grading import MAX_DEPTH, MAX_LENGTH, Grade, Verifier, extract_boxed
 
 MEGABYTE = 1_000_000
 GOLD = "5"
@@ -249,7 +249,7 @@ def test_a_worker_that_hangs_without_using_the_processor_is_replaced(monkeypatch
     with Verifier(timeout=20, workers=1) as verifier:
         assert reasons(verifier, ["2+3"]) == ["right"]
         os.kill(server_of(verifier.workers[0].process.pid), signal.SIGSTOP)
-        monkeypatch.setattr("hicra.rewards.CLOCK", 0.02)  # 0.4 s on the clock
+        monkeypatch.setattr("hicra.study.problems.grading.CLOCK", 0.02)  # 0.4 s on the clock
         assert reasons(verifier, ["7-1"]) == ["timeout"]
         assert (verifier.replaced, verifier.workers[0].process) == (1, None)
 
@@ -275,7 +275,7 @@ def test_close_ends_the_processes():
 
 def test_a_program_that_ends_leaves_no_worker_and_shows_it_no_token():
     program = (
-        "from hicra.rewards import Verifier\n"
+        "from hicra.study.problems.grading import Verifier\n"
         "v = Verifier(workers=1)\n"
         "assert v.grade([r'\\boxed{2+3}'], ['5'])[0].reason == 'right'\n"
         "pid = v.workers[0].process.pid\n"

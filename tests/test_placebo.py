@@ -6,7 +6,7 @@ import pytest
 
 from hicra.lexicon.lexicon import Lexicon
 from hicra.lexicon.placebo import placebo_lexicon
-from hicra.sandbox import problems, worked_solution
+from hicra.study.problems.sandbox import problems, worked_solution
 from hicra.words import segments
 
 

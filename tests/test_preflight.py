@@ -7,8 +7,8 @@ from hicra import engine, preflight  # isort: skip  # imports Unsloth, so before
 from transformers import LlamaConfig
 
 from hicra.__main__ import main
+from hicra.study.problems.prompts import training_tasks
 from hicra.study.profiles import get_profile
-from hicra.tasks import training_tasks
 
 TINY = LlamaConfig(
     hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, vocab_size=10

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hicra.jsonl import JsonlError, iter_jsonl
-from hicra.problems import (
+from hicra.study.problems.problem_sets import (
     Problem,
     ProblemError,
     contamination,

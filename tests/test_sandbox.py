@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 
 from hicra.base_policy import train_base
-from hicra.replay import explain_failure, true_spans
-from hicra.sandbox import (
+from hicra.study.problems.sandbox import (
     BACKTRACING,
     BRANCHING,
     DEDUCTION,
@@ -19,6 +18,7 @@ from hicra.sandbox import (
     problems,
     worked_solution,
 )
+from hicra.study.problems.sandbox_truth import explain_failure, true_spans
 from hicra.study.profiles import get_profile
 
 PRODUCT = make_problem("product", (34, 6))

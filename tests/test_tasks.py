@@ -9,11 +9,9 @@ import pytest
 from hicra.bases import base_folder
 from hicra.lexicon.lexicon import Lexicon
 from hicra.paths import data_path
-from hicra.problems import Problem, ProblemError
 from hicra.rollouts import Rollout, score_on_true_spans
-from hicra.sandbox import is_held_out
-from hicra.study.profiles import get_profile
-from hicra.tasks import (
+from hicra.study.problems.problem_sets import Problem, ProblemError
+from hicra.study.problems.prompts import (
     benchmark_tasks,
     boxed_solution,
     clean_problems,
@@ -23,6 +21,8 @@ from hicra.tasks import (
     training_tasks,
     worked_rows,
 )
+from hicra.study.problems.sandbox import is_held_out
+from hicra.study.profiles import get_profile
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ class Profile:
     name: str
     world: str  # printed on the face of every figure
     base: str  # a folder of data/, a local path, package:NAME (GGUF) or hub:OWNER/NAME@COMMIT
-    problem_set: str  # sandbox, or what hicra.problem_sets.read_set takes
+    problem_set: str  # sandbox, or what hicra.study.problems.named_sets.read_set takes
     lexicon: str  # a shipped name or a path
     # rollouts
     prompts_per_step: int
@@ -64,7 +64,7 @@ class Profile:
     eval_samples: int = 1
     eval_every: int = 10
     eval_temperature: float = 1.0
-    # Scored when a run has ended, and kept out of training; names or files of hicra.problem_sets.
+    # Scored when a run has ended, and kept out of training; names or files of hicra.study.problems.named_sets.
     benchmarks: tuple[str, ...] = ()
     benchmark_temperature: float = 0.6  # (paper)
     allow_contamination: bool = False  # train on the benchmarks' problems too; then do not report them

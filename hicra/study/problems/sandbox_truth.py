@@ -10,7 +10,16 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from hicra.sandbox import BACKTRACING, BRANCHING, DEDUCTION, EQUALS, STRATEGIES, Program, SandboxProblem, Span
+from hicra.study.problems.sandbox import (
+    BACKTRACING,
+    BRANCHING,
+    DEDUCTION,
+    EQUALS,
+    STRATEGIES,
+    Program,
+    SandboxProblem,
+    Span,
+)
 
 
 class Failure(NamedTuple):

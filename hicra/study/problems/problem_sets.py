@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hicra.jsonl import iter_jsonl
-from hicra.rewards import extract_boxed
+from hicra.study.problems.grading import extract_boxed
 from hicra.words import fold, segments
 
 NGRAM = 13  # words; a shared run of this length is taken for the same text

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import yaml
 
 from hicra.paths import data_path
-from hicra.problems import Problem, ProblemError, from_hub, read_jsonl
+from hicra.study.problems.problem_sets import Problem, ProblemError, from_hub, read_jsonl
 
 
 class NamedSet(NamedTuple):

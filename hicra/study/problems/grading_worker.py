@@ -1,6 +1,6 @@
-"""The program that compares two answers with math-verify; rewards.Verifier runs it as a process.
+"""The program that compares two answers with math-verify; grading.Verifier runs it as a process.
 
-    python verify_worker.py CPU_SECONDS MEMORY_BYTES
+    python grading_worker.py CPU_SECONDS MEMORY_BYTES
 
 reads one JSON line [gold, answer] at a time and writes one word for it: right, wrong, unparseable,
 timeout or died. The process itself never looks at an answer. It loads math-verify and forks a

@@ -2,7 +2,7 @@ r"""Answer extraction and verification: the reward of a completion, and the reas
 
 The reward is 1 for a verified answer and 0 for everything else (strict matching on `\boxed{}`, method
 section 5). Model text is never run and is compared in worker processes with hard limits on processor
-time and memory (verify_worker.py). An answer that cannot be verified is never right.
+time and memory (grading_worker.py). An answer that cannot be verified is never right.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def _tidy(answer: str) -> str:
 
 
 class _Worker:
-    """One verify_worker.py process; ask() gives its verdict or the reason why there is none."""
+    """One grading_worker.py process; ask() gives its verdict or the reason why there is none."""
 
     def __init__(self, timeout: float) -> None:
         self.timeout, self.process = timeout, None
@@ -153,7 +153,7 @@ class _Worker:
         return "timeout"
 
     def _start(self) -> None:
-        program = Path(__file__).with_name("verify_worker.py")
+        program = Path(__file__).with_name("grading_worker.py")
         self.process = subprocess.Popen(
             [sys.executable, "-P", program, str(self.timeout), str(MEMORY)],
             stdin=subprocess.PIPE,
