@@ -9,8 +9,8 @@ import argparse
 import time
 from collections.abc import Callable
 
-from hicra import engine
-from hicra.bases import base_folder
+from hicra.study.policy import unsloth_models
+from hicra.study.policy.base_models import base_folder
 from hicra.study.problems.prompts import training_tasks
 from hicra.study.profiles import get_profile
 
@@ -31,10 +31,10 @@ def main() -> None:
     folder = base_folder(profile)
     prompts = [task.prompt for task in training_tasks(profile, options.batch, seed=0)]
     common = {"max_new_tokens": options.new_tokens, "temperature": 1.0, "seed": 0}
-    model, tokenizer = engine.load_policy(folder, lora_rank=0, seed=0)
+    model, tokenizer = unsloth_models.load_policy(folder, lora_rank=0, seed=0)
     makers = {
-        "transformers": engine.text_generator(model, tokenizer, **common),
-        "vllm": engine.vllm_generator(
+        "transformers": unsloth_models.text_generator(model, tokenizer, **common),
+        "vllm": unsloth_models.vllm_generator(
             folder, max_length=options.new_tokens + 160, dtype=profile.dtype, **common
         ),
     }

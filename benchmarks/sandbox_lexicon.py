@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from hicra.lexicon.build import build_lexicon, minilm
-from hicra.rollouts import Rollout, score_on_true_spans
+from hicra.study.policy.rollouts import Rollout, score_on_true_spans
 from hicra.study.problems import sandbox
 from hicra.study.profiles import get_profile
 

@@ -20,7 +20,7 @@ from datasets import Dataset
 from transformers import TrainerCallback
 from trl import GRPOTrainer
 
-from hicra import engine  # isort: skip  (imports Unsloth, so before TRL)
+from hicra.study.policy import unsloth_models  # isort: skip  (imports Unsloth, so before TRL)
 from hicra import Lexicon, PlanningTagger
 from hicra.paths import data_path
 from hicra.study.problems.grading import grade
@@ -52,7 +52,7 @@ def verified(completions, answer, **_) -> list[float]:
 
 def round_of(trainer_class, lexicon: Lexicon, profile, seed: int) -> list[float]:
     """Seconds of each step of one short run."""
-    model, tokenizer = engine.load_policy(data_path(profile.base), lora_rank=0, seed=seed)
+    model, tokenizer = unsloth_models.load_policy(data_path(profile.base), lora_rank=0, seed=seed)
     extra = {}
     if trainer_class is HicraTrainer:
         extra = {"planning_tagger": PlanningTagger(lexicon, tokenizer), "alpha": profile.alpha}

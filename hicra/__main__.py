@@ -67,7 +67,7 @@ def _cards(options) -> None:
 
 def _sandbox_lexicon(options) -> None:
     from hicra.lexicon.placebo import placebo_lexicon
-    from hicra.rollouts import base_rollouts, lexicon_of
+    from hicra.study.policy.rollouts import base_rollouts, lexicon_of
     from hicra.study.profiles import get_profile
 
     profile = get_profile(options.profile, **options.overrides)
@@ -105,7 +105,7 @@ def _preflight(options) -> None:
 
 
 def _benchmarks(options) -> None:
-    from hicra.benchmarks import score_run
+    from hicra.study.policy.evaluation import score_run
 
     for folder in options.folders:
         table = score_run(folder, use_vllm=options.vllm, **options.overrides)
@@ -113,7 +113,7 @@ def _benchmarks(options) -> None:
 
 
 def _publish(options) -> None:
-    from hicra.model_card import publish
+    from hicra.study.policy.model_card import publish
 
     print(publish(options.folder, options.to, merge=options.merge))
 
@@ -195,7 +195,7 @@ def _train(options) -> None:
 
 
 def _sandbox_base(options) -> None:
-    from hicra.base_policy import train_base
+    from hicra.study.policy.sandbox_pretraining import train_base
 
     train_base(options.out)
 

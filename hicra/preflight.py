@@ -16,10 +16,10 @@ from typing import NamedTuple
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from hicra.bases import base_folder, load_base
 from hicra.estimates import CARDS, memory_bytes, step_seconds
 from hicra.lexicon.lexicon import Lexicon
 from hicra.paths import PACKAGE
+from hicra.study.policy.base_models import base_folder, load_base
 from hicra.study.problems.grading import grade
 from hicra.study.problems.prompts import clean_problems, fitting, training_tasks
 from hicra.study.profiles import Profile
@@ -94,14 +94,14 @@ def check_device(profile: Profile) -> Check:
     """The profile's dtype and quantisation against the device's abilities."""
     import torch
 
-    from hicra import engine
+    from hicra.study.policy import unsloth_models
 
     if not torch.cuda.is_available():
         found = f"no GPU, {os.cpu_count()} cores"
         needs = profile.load_in_4bit or profile.vllm or profile.dtype == "float16"
         remedy = "4-bit, float16 and vllm need a GPU; set dtype to float32 and vllm to false" if needs else ""
         return Check("device", found, remedy)
-    if profile.vllm and not engine.has_vllm():
+    if profile.vllm and not unsloth_models.has_vllm():
         return Check("device", "no vLLM", "install environment.yml, or set vllm to false")
     major, minor = torch.cuda.get_device_capability()
     found = f"{torch.cuda.get_device_name()}, compute capability {major}.{minor}"
@@ -131,10 +131,10 @@ def check_model(profile: Profile) -> Iterator[Check]:
     """Tokenizer, memory, and what 32 sampled rollouts look like."""
     from transformers import AutoConfig
 
-    from hicra import engine
+    from hicra.study.policy import unsloth_models
 
     config = AutoConfig.from_pretrained(base_folder(profile))
-    needed, free = memory_bytes(config, profile), engine.free_memory()
+    needed, free = memory_bytes(config, profile), unsloth_models.free_memory()
     short = "lower prompts_per_step, group_size or max_completion_length" if needed > free else ""
     yield Check("memory", f"about {needed / GB:.1f} GB needed, {free / GB:.1f} GB free", short)
     if short:
@@ -145,7 +145,7 @@ def check_model(profile: Profile) -> Iterator[Check]:
     yield check_template(profile, tokenizer)
     yield from check_rollouts(profile, model, tokenizer)
     del model
-    engine.free_gpu()  # a notebook's kernel lives on beside the training process
+    unsloth_models.free_gpu()  # a notebook's kernel lives on beside the training process
 
 
 def check_time(config, profile: Profile) -> Check:
@@ -191,12 +191,12 @@ def check_template(profile: Profile, tokenizer) -> Check:
 
 def check_rollouts(profile: Profile, model, tokenizer) -> Iterator[Check]:
     """Sampled groups must differ in reward, and must hold planning tokens."""
-    from hicra import engine
     from hicra.planning.tagger import PlanningTagger
+    from hicra.study.policy import unsloth_models
 
     groups = max(1, SAMPLED // profile.group_size)
     tasks = [t for t in training_tasks(profile, groups, seed=0) for _ in range(profile.group_size)]
-    generate = engine.text_generator(
+    generate = unsloth_models.text_generator(
         model,
         tokenizer,
         max_new_tokens=profile.max_completion_length,

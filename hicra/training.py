@@ -15,11 +15,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 from hicra import checkpoints
-from hicra.bases import base_folder, load_base
 from hicra.lexicon.lexicon import Lexicon
-from hicra.model_card import model_card
 from hicra.paths import data_path
 from hicra.runs import Follower, RunError, RunFolder, folder_sha256, sha256, write_atomic
+from hicra.study.policy.base_models import base_folder, load_base
+from hicra.study.policy.model_card import model_card
 from hicra.study.problems.prompts import Task, explainer, fitting, held_out_tasks, training_tasks
 from hicra.study.problems.sandbox import SandboxProblem
 from hicra.study.problems.sandbox_truth import explain_failure, true_spans
@@ -89,7 +89,7 @@ def run_settings(profile: Profile, arm: str, seed: int) -> dict:
 
 def grpo_config(profile: Profile, arm: str, seed: int, out: Path):
     """TRL's configuration of the paper's GRPO: no division by std, clip-higher, token mean, no KL."""
-    from hicra import engine  # imports Unsloth, so before TRL
+    from hicra.study.policy import unsloth_models  # imports Unsloth, so before TRL
     from trl import GRPOConfig  # isort: skip
 
     rows = profile.prompts_per_step * profile.group_size // profile.processes
@@ -124,12 +124,12 @@ def grpo_config(profile: Profile, arm: str, seed: int, out: Path):
         disable_tqdm=True,
         use_vllm=profile.vllm,
         vllm_mode="colocate",
-        use_cpu=not engine.has_gpu(),
+        use_cpu=not unsloth_models.has_gpu(),
         bf16=profile.dtype == "bfloat16",
         fp16=profile.dtype == "float16",
         gradient_checkpointing=False,  # the engine's affair
         dataloader_pin_memory=False,
-        ddp_backend="gloo" if profile.processes > 1 and not engine.has_gpu() else None,
+        ddp_backend="gloo" if profile.processes > 1 and not unsloth_models.has_gpu() else None,
         ddp_timeout=24 * 3600,  # the others wait while one process evaluates
         seed=seed,
     )
@@ -196,10 +196,10 @@ def _taggers(profile: Profile, seed: int, tokenizer) -> dict:
 
 def _evaluation(profile: Profile, seed: int, model, tokenizer) -> Callable[[], dict]:
     """A function that scores the policy as it is on the fixed held-out problems."""
-    from hicra import engine
-    from hicra.evaluate import evaluate
+    from hicra.study.policy import unsloth_models
+    from hicra.study.policy.scoring import evaluate
 
-    generate = engine.policy_generator(
+    generate = unsloth_models.policy_generator(
         model,
         tokenizer,
         max_new_tokens=profile.max_completion_length,
@@ -229,7 +229,7 @@ def _short_rows(profile: Profile, seed: int, tokenizer, run: RunFolder) -> list[
 def _make_trainer(profile: Profile, arm: str, seed: int, run: RunFolder):
     from datasets import Dataset
 
-    from hicra import engine  # imports Unsloth, so before TRL
+    from hicra.study.policy import unsloth_models  # imports Unsloth, so before TRL
     from trl import GRPOTrainer  # isort: skip
 
     from hicra.recorder import Recorder
@@ -243,7 +243,7 @@ def _make_trainer(profile: Profile, arm: str, seed: int, run: RunFolder):
         tokenizer=tokenizer,
         temperature=profile.temperature,
         prefilled_think=profile.prefilled_think,
-        statistics=partial(engine.token_statistics, rows=profile.rows_per_pass or 64),
+        statistics=partial(unsloth_models.token_statistics, rows=profile.rows_per_pass or 64),
         explain=explain_row if explainer(profile) else None,
         group_size=profile.group_size,
         rollouts_kept=profile.rollouts_kept,

@@ -14,8 +14,9 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 
-from hicra import Lexicon, PlanningTagger, engine
+from hicra import Lexicon, PlanningTagger
 from hicra.paths import data_path
+from hicra.study.policy import unsloth_models
 from hicra.study.problems.grading import grade
 from hicra.study.problems.sandbox import problems, worked_solution
 from hicra.trainer import HicraMixin, _from_all
@@ -56,7 +57,7 @@ def verified(completions, answer, **_):
 
 if __name__ == "__main__":
     OUT = Path(sys.argv[1])
-    model, tokenizer = engine.load_policy(data_path("sandbox/base"), lora_rank=0, seed=0)
+    model, tokenizer = unsloth_models.load_policy(data_path("sandbox/base"), lora_rank=0, seed=0)
     arguments = GRPOConfig(
         output_dir=str(OUT / "trainer"),
         per_device_train_batch_size=GROUP * PROMPTS // int(os.environ["WORLD_SIZE"]),

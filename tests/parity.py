@@ -14,7 +14,7 @@ import torch
 ENGINE, MODEL, OUT = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
 GPU = torch.cuda.is_available()
 if ENGINE == "unsloth" or not GPU:
-    from hicra import engine  # isort: skip  (Unsloth, before TRL)
+    from hicra.study.policy import unsloth_models  # isort: skip  (Unsloth, before TRL)
 
 from datasets import Dataset  # noqa: E402
 from peft import LoraConfig, get_peft_model  # noqa: E402
@@ -38,7 +38,7 @@ COMPLETIONS = [
 def load():
     if ENGINE == "unsloth":
         dtype = "bfloat16" if GPU else "float32"
-        return engine.load_policy(MODEL, lora_rank=8, seed=0, dtype=dtype)
+        return unsloth_models.load_policy(MODEL, lora_rank=8, seed=0, dtype=dtype)
     model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=DTYPE)
     lora = LoraConfig(r=8, lora_alpha=8, target_modules=TARGETS, task_type="CAUSAL_LM")
     return get_peft_model(model, lora), AutoTokenizer.from_pretrained(MODEL, padding_side="left")

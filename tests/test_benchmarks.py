@@ -5,8 +5,8 @@ import json
 import pytest
 
 from hicra.__main__ import main
-from hicra.benchmarks import score_run
 from hicra.runs import RunError
+from hicra.study.policy.evaluation import score_run
 from hicra.study.profiles import get_profile
 from hicra.training import train
 

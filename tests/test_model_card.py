@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from hicra.model_card import model_card, publish
 from hicra.runs import RunError
+from hicra.study.policy.model_card import model_card, publish
 from hicra.study.profiles import get_profile
 from tests.records import write_record
 

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hicra import engine  # imports Unsloth first
 from hicra.credit import align_to_packed
+from hicra.study.policy import unsloth_models  # imports Unsloth first
 from hicra.trainer import packed_advantages, packs_left
 
 zoo = pytest.importorskip("unsloth_zoo.rl_replacements")
@@ -103,7 +103,7 @@ def test_the_width_is_the_one_that_the_loss_will_choose(made):
 
 def test_only_unsloths_trainer_packs():
     # Read, not imported: it needs Triton, which a machine without a GPU may lack.
-    source = (Path(engine.unsloth.__file__).parent / "models" / "rl.py").read_text()
+    source = (Path(unsloth_models.unsloth.__file__).parent / "models" / "rl.py").read_text()
     assert "class Unsloth{RLTrainer_name}(" in source  # the name that packs_left knows it by
     theirs = type("UnslothGRPOTrainer", (), {})
     assert packs_left(type("Mine", (theirs,), {}))

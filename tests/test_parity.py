@@ -46,7 +46,7 @@ def test_both_ways_to_load_a_model_give_the_same_step(tmp_path):
 def test_unsloth_on_a_gpu_trains_as_plain_trl_does(tmp_path):
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA GPU")
-    from hicra.bases import base_folder
+    from hicra.study.policy.base_models import base_folder
     from hicra.study.profiles import get_profile
 
     model = base_folder(get_profile("smollm2", warm_start_steps=0))

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from hicra import engine, preflight  # isort: skip  # imports Unsloth, so before transformers
+from hicra import preflight  # isort: skip  # imports Unsloth, so before transformers
 from transformers import LlamaConfig
 
 from hicra.__main__ import main
+from hicra.study.policy import unsloth_models
 from hicra.study.problems.prompts import training_tasks
 from hicra.study.profiles import get_profile
 
@@ -58,8 +59,8 @@ def test_a_dtype_that_the_device_lacks_is_refused(monkeypatch):
 
 
 def test_too_little_memory_stops_before_the_model_is_loaded(monkeypatch):
-    monkeypatch.setattr(engine, "free_memory", lambda: 1e8)
-    monkeypatch.setattr(engine, "load_policy", None)
+    monkeypatch.setattr(unsloth_models, "free_memory", lambda: 1e8)
+    monkeypatch.setattr(unsloth_models, "load_policy", None)
     with pytest.raises(ValueError, match=r"not ready for sandbox\. memory: .* 0\.1 GB free; lower"):
         preflight.preflight(get_profile("sandbox"))
 

@@ -6,7 +6,7 @@ import random
 import pandas as pd
 import pytest
 
-from hicra.base_policy import train_base
+from hicra.study.policy.sandbox_pretraining import train_base
 from hicra.study.problems.sandbox import (
     BACKTRACING,
     BRANCHING,

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from hicra.bases import base_folder
 from hicra.runs import RunFolder
 from hicra.study.launch import train_runs
 from hicra.study.notebooks import run_study
+from hicra.study.policy.base_models import base_folder
 from hicra.study.profiles import get_profile
 
 pytestmark = pytest.mark.filterwarnings("default")

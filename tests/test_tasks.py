@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from hicra.bases import base_folder
 from hicra.lexicon.lexicon import Lexicon
 from hicra.paths import data_path
-from hicra.rollouts import Rollout, score_on_true_spans
+from hicra.study.policy.base_models import base_folder
+from hicra.study.policy.rollouts import Rollout, score_on_true_spans
 from hicra.study.problems.problem_sets import Problem, ProblemError
 from hicra.study.problems.prompts import (
     benchmark_tasks,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hicra.bases import base_folder
+from hicra.study.policy.base_models import base_folder
 from hicra.study.profiles import get_profile
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
@@ -10,12 +10,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
 def test_vllm_serves_a_model_folder():
     pytest.importorskip("vllm", reason="vLLM is not installed; make vllm")
-    from hicra import engine
+    from hicra.study.policy import unsloth_models
 
     folder = base_folder(get_profile("smollm2", warm_start_steps=0))
     options = {"max_new_tokens": 8, "temperature": 1.0, "seed": 0, "max_length": 64, "dtype": "float32"}
     prompts = ["The sky is", "Two and two make"]
-    first, second = (engine.vllm_generator(folder, **options)(prompts) for _ in range(2))
+    first, second = (unsloth_models.vllm_generator(folder, **options)(prompts) for _ in range(2))
     assert len(first) == 2
     assert all(first)
     assert first == second  # a new engine repeats
@@ -23,14 +23,14 @@ def test_vllm_serves_a_model_folder():
 
 def test_vllm_serves_an_adapter_as_a_run_saves_it(tmp_path):
     pytest.importorskip("vllm", reason="vLLM is not installed; make vllm")
-    from hicra import engine
+    from hicra.study.policy import unsloth_models
 
     import torch  # isort: skip
     from vllm import LLM, SamplingParams
     from vllm.lora.request import LoRARequest
 
     folder = base_folder(get_profile("smollm2", warm_start_steps=0))
-    model, _ = engine.load_policy(folder, lora_rank=8, seed=0)
+    model, _ = unsloth_models.load_policy(folder, lora_rank=8, seed=0)
     draw = torch.Generator().manual_seed(0)
     for name, weight in model.named_parameters():
         if "lora_B" in name:  # a new adapter's are zero, and it would change nothing

@@ -13,8 +13,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from hicra.bases import base_folder
 from hicra.runs import RunError, RunFolder
+from hicra.study.policy.base_models import base_folder
 from hicra.study.profiles import DEFAULTS, Profile
 from hicra.training import run_settings
 

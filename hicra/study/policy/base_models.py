@@ -40,10 +40,10 @@ def base_folder(profile: Profile) -> Path:
         recipe = {name: getattr(profile, name) for name in WARM_START}
         out = cache_root() / f"{profile.name}-warm-{sha256(canonical(recipe))[:12]}"
         if not out.exists():
-            from hicra import engine
+            from hicra.study.policy import unsloth_models
 
             _warm_start(profile, out)
-            engine.free_gpu()
+            unsloth_models.free_gpu()
         return out
     if profile.base.startswith("package:"):
         return _unpacked(profile.base.removeprefix("package:"))
@@ -53,10 +53,10 @@ def base_folder(profile: Profile) -> Path:
 
 
 def load_base(profile: Profile, *, lora_rank: int, seed: int, vllm: bool = False):
-    """Model and tokenizer of the profile's base, as engine.load_policy gives them."""
-    from hicra import engine
+    """Model and tokenizer of the profile's base, as unsloth_models.load_policy gives them."""
+    from hicra.study.policy import unsloth_models
 
-    return engine.load_policy(
+    return unsloth_models.load_policy(
         base_folder(profile),
         lora_rank=lora_rank,
         seed=seed,
@@ -88,9 +88,9 @@ def _unpacked(package: str) -> Path:
         raise FileNotFoundError(f"the package {package} with its GGUF weights is not installed; `make study`")
     out = cache_root() / f"{package}-{files[0].stem}"
     if not out.exists():
-        from hicra import engine
+        from hicra.study.policy import unsloth_models
 
-        _whole(out, lambda folder: engine.unpack_gguf(files[0], folder))
+        _whole(out, lambda folder: unsloth_models.unpack_gguf(files[0], folder))
     return out
 
 
@@ -98,11 +98,11 @@ def _warm_start(profile: Profile, out: Path) -> None:
     """Train the base on worked solutions, merge the adapter and save the whole model to `out`."""
     from datasets import Dataset
 
-    from hicra import engine  # imports Unsloth, so before TRL
+    from hicra.study.policy import unsloth_models  # imports Unsloth, so before TRL
     from trl import SFTConfig, SFTTrainer  # isort: skip
 
     base = base_folder(replace(profile, warm_start_steps=0))
-    model, tokenizer = engine.load_policy(
+    model, tokenizer = unsloth_models.load_policy(
         base,
         lora_rank=RANK,
         seed=0,
@@ -125,14 +125,14 @@ def _warm_start(profile: Profile, out: Path) -> None:
             save_strategy="no",
             report_to=[],
             bf16=False,
-            use_cpu=not engine.has_gpu(),
+            use_cpu=not unsloth_models.has_gpu(),
             disable_tqdm=True,
             dataloader_pin_memory=False,
             seed=0,
         )
         data = Dataset.from_list(rows)
         SFTTrainer(model=model, args=arguments, train_dataset=data, processing_class=tokenizer).train()
-    _whole(out, lambda folder: engine.save_merged(model, tokenizer, folder))
+    _whole(out, lambda folder: unsloth_models.save_merged(model, tokenizer, folder))
 
 
 def _whole(out: Path, write) -> None:

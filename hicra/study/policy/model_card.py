@@ -112,9 +112,9 @@ def publish(folder: Path | str, repository: str, *, merge: bool = False) -> str:
     with tempfile.TemporaryDirectory() as temporary:
         out = Path(temporary) / "policy"
         if merge and settings["lora_rank"]:
-            from hicra import engine
+            from hicra.study.policy import unsloth_models
 
-            engine.save_merged(*engine.load_policy(run.policy(), lora_rank=0, seed=0), out)
+            unsloth_models.save_merged(*unsloth_models.load_policy(run.policy(), lora_rank=0, seed=0), out)
         else:
             shutil.copytree(run.policy(), out)
         if adapter:  # on this machine the base is a folder

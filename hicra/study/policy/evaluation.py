@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from hicra.evaluate import evaluate
 from hicra.runs import RunError, RunFolder, write_atomic
+from hicra.study.policy.scoring import evaluate
 from hicra.study.problems.prompts import benchmark_tasks
 from hicra.study.profiles import Profile, get_profile
 
@@ -47,7 +47,7 @@ def score_run(folder: Path | str, *, use_vllm: bool, **overrides) -> pd.DataFram
 
 
 def _generator(profile: Profile, policy: Path, use_vllm: bool) -> Callable[[list[str]], list[str]]:
-    from hicra import engine
+    from hicra.study.policy import unsloth_models
 
     options = {
         "max_new_tokens": profile.max_completion_length,
@@ -57,13 +57,13 @@ def _generator(profile: Profile, policy: Path, use_vllm: bool) -> Callable[[list
     plain = not (policy / "adapter_config.json").exists()
     served = {"max_length": profile.max_length, "dtype": profile.dtype, **options}
     if use_vllm and plain:
-        return engine.vllm_generator(policy, **served)
-    model, tokenizer = engine.load_policy(
+        return unsloth_models.vllm_generator(policy, **served)
+    model, tokenizer = unsloth_models.load_policy(
         policy, lora_rank=0, seed=0, max_length=profile.max_length, dtype=profile.dtype
     )
     if not use_vllm:
-        return engine.text_generator(model, tokenizer, **options)
+        return unsloth_models.text_generator(model, tokenizer, **options)
     with tempfile.TemporaryDirectory() as merged:  # vLLM has read it once it has started
-        engine.save_merged(model, tokenizer, Path(merged))
+        unsloth_models.save_merged(model, tokenizer, Path(merged))
         del model
-        return engine.vllm_generator(Path(merged), **served)
+        return unsloth_models.vllm_generator(Path(merged), **served)
