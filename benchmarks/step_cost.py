@@ -25,8 +25,8 @@ from hicra import Lexicon, PlanningTagger
 from hicra.paths import data_path
 from hicra.study.problems.grading import grade
 from hicra.study.profiles import get_profile
+from hicra.study.training.run import grpo_config, training_rows
 from hicra.trainer import HicraMixin
-from hicra.training import grpo_config, training_rows
 
 
 class _Stopwatch(TrainerCallback):

@@ -97,8 +97,8 @@ def _experiments(options) -> None:
 
 
 def _preflight(options) -> None:
-    from hicra.preflight import preflight
     from hicra.study.profiles import get_profile
+    from hicra.study.training.preflight import preflight
 
     for check in preflight(get_profile(options.profile, **options.overrides)):
         print(f"{check.verdict:4} {check.name}: {check.found} {check.remedy}".rstrip())
@@ -189,7 +189,7 @@ def _study(options) -> None:
 
 def _train(options) -> None:
     from hicra.study.profiles import get_profile
-    from hicra.training import train
+    from hicra.study.training.run import train
 
     train(get_profile(options.profile, **options.overrides), options.arm, options.seed, options.out)
 

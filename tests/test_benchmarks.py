@@ -8,7 +8,7 @@ from hicra.__main__ import main
 from hicra.runs import RunError
 from hicra.study.policy.evaluation import score_run
 from hicra.study.profiles import get_profile
-from hicra.training import train
+from hicra.study.training.run import train
 
 pytestmark = pytest.mark.filterwarnings("default")
 SMOKE = {

@@ -5,8 +5,16 @@ import pytest
 from hicra.study.policy import unsloth_models  # isort: skip  # imports Unsloth, so before transformers
 from transformers import LlamaConfig
 
-from hicra.estimates import BUSY, READ, VLLM_SHARE, Card, count_parameters, memory_bytes, step_seconds
 from hicra.study.profiles import get_profile
+from hicra.study.training.estimates import (
+    BUSY,
+    READ,
+    VLLM_SHARE,
+    Card,
+    count_parameters,
+    memory_bytes,
+    step_seconds,
+)
 
 TINY = LlamaConfig(
     hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, vocab_size=10

@@ -14,7 +14,7 @@ from hicra.study.experiments import (
     run_experiments,
 )
 from hicra.study.profiles import ARMS, get_profile
-from hicra.training import run_settings
+from hicra.study.training.run import run_settings
 from tests.records import write_record
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hicra import preflight  # isort: skip  # imports Unsloth, so before transformers
+from hicra.study.training import preflight  # isort: skip  # imports Unsloth, so before transformers
 from transformers import LlamaConfig
 
 from hicra.__main__ import main

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from hicra.lexicon.lexicon import Lexicon
-from hicra.recorder import SKIPS_IN_A_ROW, Recorder, add_rows, gram_counts
 from hicra.runs import RunError, RunFolder
 from hicra.study.launch import status
+from hicra.study.training.recorder import SKIPS_IN_A_ROW, Recorder, add_rows, gram_counts
 
 
 @pytest.fixture

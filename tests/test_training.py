@@ -15,7 +15,7 @@ from hicra.paths import data_path
 from hicra.runs import RunError, RunFolder
 from hicra.study.launch import run_path, start, train_runs
 from hicra.study.profiles import get_profile
-from hicra.training import _short_rows, run_settings, train, training_rows
+from hicra.study.training.run import _short_rows, run_settings, train, training_rows
 
 # Third parties warn while they load and train; ours stay errors.
 SECRETS = {"HF_TOKEN": "hf_ThisMustNotBeWritten", "WANDB_API_KEY": "wandbThisMustNotBeWritten"}

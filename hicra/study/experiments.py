@@ -15,7 +15,7 @@ from typing import NamedTuple
 from hicra.runs import RECORDS, RunFolder, write_atomic
 from hicra.study.launch import Job, train_all
 from hicra.study.profiles import DEFAULTS, Profile, get_profile
-from hicra.training import run_settings
+from hicra.study.training.run import run_settings
 
 SEEDS = (10, 11, 12, 13, 14)  # unused before; calibration and settings saw others
 # Fewer steps than `make study` takes: 90 runs have to fit into an afternoon on two cores.

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from hicra.runs import RunError, RunFolder
 from hicra.study.policy.base_models import base_folder
 from hicra.study.profiles import DEFAULTS, Profile
-from hicra.training import run_settings
+from hicra.study.training.run import run_settings
 
 POLL_SECONDS = 1.0
 

@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 import pandas as pd
 
-from hicra.training import PACKAGES
+from hicra.study.training.run import PACKAGES
 
 
 def versions() -> pd.DataFrame:

@@ -16,14 +16,14 @@ from typing import NamedTuple
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from hicra.estimates import CARDS, memory_bytes, step_seconds
 from hicra.lexicon.lexicon import Lexicon
 from hicra.paths import PACKAGE
 from hicra.study.policy.base_models import base_folder, load_base
 from hicra.study.problems.grading import grade
 from hicra.study.problems.prompts import clean_problems, fitting, training_tasks
 from hicra.study.profiles import Profile
-from hicra.training import PACKAGES
+from hicra.study.training.estimates import CARDS, memory_bytes, step_seconds
+from hicra.study.training.run import PACKAGES
 
 SAMPLED = 32  # rollouts
 PROMPTS = 1024  # looked at for their length

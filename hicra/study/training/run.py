@@ -232,7 +232,7 @@ def _make_trainer(profile: Profile, arm: str, seed: int, run: RunFolder):
     from hicra.study.policy import unsloth_models  # imports Unsloth, so before TRL
     from trl import GRPOTrainer  # isort: skip
 
-    from hicra.recorder import Recorder
+    from hicra.study.training.recorder import Recorder
     from hicra.trainer import RecordCallback, SealCallback, StudyMixin
 
     model, tokenizer = load_base(profile, lora_rank=profile.lora_rank, seed=seed, vllm=profile.vllm)
