@@ -23,10 +23,10 @@ from typing import NamedTuple
 import psutil
 import torch
 
-from hicra.runs import RECORDS, RunFolder, file_sha256
 from hicra.study.launch import start
 from hicra.study.problems.grading import grade
 from hicra.study.profiles import get_profile
+from hicra.study.record.run_folder import RECORDS, RunFolder, file_sha256
 
 ROOT = Path(__file__).parent.parent
 FUZZ_SCALE = 130  # times the 1,600 cases of `make test`

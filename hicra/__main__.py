@@ -47,7 +47,7 @@ def _lexicon(options) -> None:
 def _score(options) -> None:
     from hicra.lexicon.labelled_sentences import STEERING, classes_table, score_table
     from hicra.lexicon.lexicon import Lexicon
-    from hicra.runs import write_atomic
+    from hicra.study.record.run_folder import write_atomic
 
     lexicons = [Lexicon.load(name) for name in options.lexicons]
     planning = frozenset(options.planning or STEERING)
@@ -120,9 +120,9 @@ def _publish(options) -> None:
 
 def _judge(options) -> None:
     from hicra.judge import Failed, agreement, judge
-    from hicra.runs import RunFolder
     from hicra.study.problems.prompts import training_tasks
     from hicra.study.profiles import get_profile
+    from hicra.study.record.run_folder import RunFolder
 
     failures, exact = [], []
     for folder in options.records:

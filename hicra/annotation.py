@@ -17,7 +17,7 @@ import pandas as pd
 
 from hicra.jsonl import iter_jsonl
 from hicra.lexicon.lexicon import Lexicon
-from hicra.runs import canonical, sha256, write_atomic
+from hicra.study.record.run_folder import canonical, sha256, write_atomic
 from hicra.words import segments
 
 CONTEXT = 120  # characters shown on each side

@@ -15,10 +15,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from hicra import control_figures, figures
-from hicra.frames import Study, load_study, measured_with_parts
 from hicra.paths import data_path
 from hicra.quantities import quantities
-from hicra.runs import RunError, RunFolder
+from hicra.study.record.run_folder import RunError, RunFolder
+from hicra.study.record.run_tables import Study, load_study, measured_with_parts
 
 
 class Entry(NamedTuple):

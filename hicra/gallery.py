@@ -15,7 +15,7 @@ from hicra.claims import NOT_TESTED, afterwards_table, load_claims, verdict_tabl
 from hicra.compass import compass_table
 from hicra.figure_style import save
 from hicra.planning.trace_page import rollout_html, save_html
-from hicra.runs import write_atomic
+from hicra.study.record.run_folder import write_atomic
 from hicra.tables import (
     accuracy_table,
     learning_table,

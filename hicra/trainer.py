@@ -14,9 +14,9 @@ from accelerate import PartialState
 from torch import Tensor
 from transformers import TrainerCallback
 
-from hicra.checkpoints import seal
 from hicra.credit import align_to_packed, credit, hicra_advantages
 from hicra.planning.tagger import PlanningTagger
+from hicra.study.record.checkpoints import seal
 from hicra.study.training.recorder import Recorder
 
 PLAIN = ("grpo", "entropy_reg")  # arms whose advantages are GRPO's

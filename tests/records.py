@@ -1,7 +1,7 @@
 """Run records with known values, for tests of what is made from them."""
 
 from hicra.lexicon.lexicon import Lexicon
-from hicra.runs import RunFolder
+from hicra.study.record.run_folder import RunFolder
 
 GRAMS = Lexicon.load("sandbox").grams[:3]
 STEPS = 12

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from hicra.__main__ import main
-from hicra.runs import RunError
 from hicra.study.policy.evaluation import score_run
 from hicra.study.profiles import get_profile
+from hicra.study.record.run_folder import RunError
 from hicra.study.training.run import train
 
 pytestmark = pytest.mark.filterwarnings("default")

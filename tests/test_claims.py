@@ -20,9 +20,9 @@ from hicra.claims import (
     verdict_table,
 )
 from hicra.compass import compass_table, prediction
-from hicra.frames import load_study
 from hicra.quantities import quantities, unit
 from hicra.study.experiments import CONDITIONS, SEEDS
+from hicra.study.record.run_tables import load_study
 from tests.records import write_record
 
 

@@ -3,7 +3,6 @@
 import pytest
 
 from hicra.lexicon.lexicon import Lexicon
-from hicra.runs import RunError, RunFolder
 from hicra.study import experiments
 from hicra.study.experiments import (
     CONDITIONS,
@@ -14,6 +13,7 @@ from hicra.study.experiments import (
     run_experiments,
 )
 from hicra.study.profiles import ARMS, get_profile
+from hicra.study.record.run_folder import RunError, RunFolder
 from hicra.study.training.run import run_settings
 from tests.records import write_record
 

@@ -6,9 +6,9 @@ import pytest
 from hicra import catalogue, gallery, tables
 from hicra.__main__ import main
 from hicra.dynamics.entropy import shannon_entropy
-from hicra.frames import measured_with_parts
 from hicra.lexicon.lexicon import Lexicon
-from hicra.runs import RunError
+from hicra.study.record.run_folder import RunError
+from hicra.study.record.run_tables import measured_with_parts
 from tests.records import GRAMS, STEPS, write_record
 
 ORDER = ("grpo", "hicra", "placebo", "weak-grpo", "weak-hicra")

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from hicra.runs import RunError
 from hicra.study.launch import places
+from hicra.study.record.run_folder import RunError
 
 
 def _gpus(monkeypatch, n):

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from hicra.runs import RunError
 from hicra.study.policy.model_card import model_card, publish
 from hicra.study.profiles import get_profile
+from hicra.study.record.run_folder import RunError
 from tests.records import write_record
 
 COMMIT = "a" * 40

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from hicra.lexicon.lexicon import Lexicon
-from hicra.runs import RunError, RunFolder
 from hicra.study.launch import status
+from hicra.study.record.run_folder import RunError, RunFolder
 from hicra.study.training.recorder import SKIPS_IN_A_ROW, Recorder, add_rows, gram_counts
 
 

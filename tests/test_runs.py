@@ -7,8 +7,8 @@ import shutil
 
 import pytest
 
-from hicra.checkpoints import last_checkpoint, seal
-from hicra.runs import RECORDS, RunError, RunFolder, canonical, folder_sha256, write_atomic
+from hicra.study.record.checkpoints import last_checkpoint, seal
+from hicra.study.record.run_folder import RECORDS, RunError, RunFolder, canonical, folder_sha256, write_atomic
 
 SETTINGS = {"steps": 3, "learning_rate": 1e-4, "seed": 0}
 

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from hicra.runs import RunFolder
 from hicra.study.launch import train_runs
 from hicra.study.notebooks import run_study
 from hicra.study.policy.base_models import base_folder
 from hicra.study.profiles import get_profile
+from hicra.study.record.run_folder import RunFolder
 
 pytestmark = pytest.mark.filterwarnings("default")
 SMOKE = {

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hicra.jsonl import iter_jsonl
-from hicra.runs import RunFolder, sha256
 from hicra.study.problems.grading import extract_boxed
+from hicra.study.record.run_folder import RunFolder, sha256
 from hicra.words import segments
 
 HUB = "hub:"  # a source's prefix for a data set of the Hub, "hub:owner/name"

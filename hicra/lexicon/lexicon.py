@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hicra.paths import data_root
-from hicra.runs import canonical, sha256, write_atomic
+from hicra.study.record.run_folder import canonical, sha256, write_atomic
 from hicra.words import normalise, segments
 
 FORMAT = 1

@@ -13,9 +13,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from hicra.runs import RunError, RunFolder
 from hicra.study.policy.base_models import base_folder
 from hicra.study.profiles import DEFAULTS, Profile
+from hicra.study.record.run_folder import RunError, RunFolder
 from hicra.study.training.run import run_settings
 
 POLL_SECONDS = 1.0

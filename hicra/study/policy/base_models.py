@@ -14,9 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from hicra.paths import data_path
-from hicra.runs import canonical, sha256
 from hicra.study.problems.prompts import worked_rows
 from hicra.study.profiles import Profile
+from hicra.study.record.run_folder import canonical, sha256
 
 WARM_START = ("base", "prompt_template", "warm_start_steps", "warm_start_learning_rate", "warm_start_batch")
 WARM_START += ("max_length", "problem_set")  # longer solutions are cut

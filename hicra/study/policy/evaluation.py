@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from hicra.runs import RunError, RunFolder, write_atomic
 from hicra.study.policy.scoring import evaluate
 from hicra.study.problems.prompts import benchmark_tasks
 from hicra.study.profiles import Profile, get_profile
+from hicra.study.record.run_folder import RunError, RunFolder, write_atomic
 
 RESULTS = "benchmarks.json"
 

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from hicra.runs import RunError, RunFolder, write_atomic
+from hicra.study.record.run_folder import RunError, RunFolder, write_atomic
 
 SHOWN = (
     "arm",

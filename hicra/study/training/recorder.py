@@ -18,8 +18,8 @@ from torch import Tensor
 
 from hicra.credit import top_share
 from hicra.lexicon.lexicon import Lexicon
-from hicra.runs import RunError, RunFolder
 from hicra.study.problems.grading import grade
+from hicra.study.record.run_folder import RunError, RunFolder
 from hicra.words import segments
 
 HIGH_ENTROPY = 0.3  # the share of tokens that Fig. 12 calls high-entropy

@@ -14,16 +14,16 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from hicra import checkpoints
 from hicra.lexicon.lexicon import Lexicon
 from hicra.paths import data_path
-from hicra.runs import Follower, RunError, RunFolder, folder_sha256, sha256, write_atomic
 from hicra.study.policy.base_models import base_folder, load_base
 from hicra.study.policy.model_card import model_card
 from hicra.study.problems.prompts import Task, explainer, fitting, held_out_tasks, training_tasks
 from hicra.study.problems.sandbox import SandboxProblem
 from hicra.study.problems.sandbox_truth import explain_failure, true_spans
 from hicra.study.profiles import ARMS, DEFAULTS, Profile
+from hicra.study.record import checkpoints
+from hicra.study.record.run_folder import Follower, RunError, RunFolder, folder_sha256, sha256, write_atomic
 
 PACKAGES = ("torch", "transformers", "trl", "unsloth", "numpy")
 # Settings that change a run's cost or keeping, not its numbers.

@@ -11,7 +11,7 @@ import pandas as pd
 from hicra.dynamics.entropy import shannon_entropy
 from hicra.dynamics.step_table import matched_sizes, summarise, summarise_evals
 from hicra.lexicon.lexicon import Lexicon
-from hicra.runs import RunError, RunFolder
+from hicra.study.record.run_folder import RunError, RunFolder
 
 
 class Study(NamedTuple):
