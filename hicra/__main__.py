@@ -119,10 +119,10 @@ def _publish(options) -> None:
 
 
 def _judge(options) -> None:
-    from hicra.judge import Failed, agreement, judge
     from hicra.study.problems.prompts import training_tasks
     from hicra.study.profiles import get_profile
     from hicra.study.record.run_folder import RunFolder
+    from hicra.study.verdicts.llm_judge import Failed, agreement, judge
 
     failures, exact = [], []
     for folder in options.records:

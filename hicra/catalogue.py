@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 
 from hicra import control_figures, figures
 from hicra.paths import data_path
-from hicra.quantities import quantities
 from hicra.study.record.run_folder import RunError, RunFolder
 from hicra.study.record.run_tables import Study, load_study, measured_with_parts
+from hicra.study.verdicts.run_quantities import quantities
 
 
 class Entry(NamedTuple):

@@ -25,7 +25,7 @@ from hicra.figure_style import (
     seeds_note,
 )
 from hicra.figures import accuracy_and_length, class_panel, semantic_panel
-from hicra.verdicts import interval
+from hicra.study.verdicts.intervals import interval
 
 SMALL = {"legend.fontsize": 6, "legend.handlelength": 1.8, "axes.labelsize": 7}  # three panels a row
 # column -> label of the axis with its unit; "accuracy" is drawn from the evaluations

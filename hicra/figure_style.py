@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hicra.study.record.run_folder import write_atomic
-from hicra.verdicts import Interval, interval
+from hicra.study.verdicts.intervals import Interval, interval
 
 WIDTH = 7.2  # inches: the text width of a two-column page
 PALETTE = sns.color_palette("colorblind")

@@ -34,7 +34,7 @@ from hicra.figure_style import (
     seeds_note,
 )
 from hicra.planning.trace_page import HIGH_ENTROPY
-from hicra.verdicts import interval
+from hicra.study.verdicts.intervals import interval
 
 __all__ = [
     "entropy_overlap",

@@ -11,11 +11,11 @@ from pathlib import Path
 import pandas as pd
 
 from hicra.catalogue import ENTRIES, Drawing, drawings, load_experiments
-from hicra.claims import NOT_TESTED, afterwards_table, load_claims, verdict_table
-from hicra.compass import compass_table
 from hicra.figure_style import save
 from hicra.planning.trace_page import rollout_html, save_html
 from hicra.study.record.run_folder import write_atomic
+from hicra.study.verdicts.claims import NOT_TESTED, afterwards_table, load_claims, verdict_table
+from hicra.study.verdicts.compass import compass_table
 from hicra.tables import (
     accuracy_table,
     learning_table,

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from hicra.annotation import judged_by_truth
 from hicra.figure_style import arm_name
 from hicra.lexicon.lexicon import Lexicon
 from hicra.study.problems.sandbox_truth import true_spans
 from hicra.study.record.run_folder import RunFolder
-from hicra.verdicts import interval
+from hicra.study.verdicts.human_annotation import judged_by_truth
+from hicra.study.verdicts.intervals import interval
 
 # Means over the six benchmarks of the paper's Table 1: Qwen2.5-7B-Base, for weak arms Llama-3.1-8B-Instruct.
 PAPER_TABLE_1 = {

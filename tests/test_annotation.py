@@ -2,7 +2,8 @@
 
 import pytest
 
-from hicra.annotation import (
+from hicra.lexicon.lexicon import Lexicon
+from hicra.study.verdicts.human_annotation import (
     agreement,
     draw_items,
     form,
@@ -11,7 +12,6 @@ from hicra.annotation import (
     read_answers,
     save_answer,
 )
-from hicra.lexicon.lexicon import Lexicon
 
 LEXICON = Lexicon.from_grams(["let me check", "wait a minute", "we could instead"])
 TEXTS = [

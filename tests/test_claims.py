@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hicra.claims import (
+from hicra.study.experiments import CONDITIONS, SEEDS
+from hicra.study.record.run_tables import load_study
+from hicra.study.verdicts.claims import (
     NOT_REPLICATED,
     NOT_TESTED,
     REPLICATED,
@@ -19,10 +21,8 @@ from hicra.claims import (
     load_claims,
     verdict_table,
 )
-from hicra.compass import compass_table, prediction
-from hicra.quantities import quantities, unit
-from hicra.study.experiments import CONDITIONS, SEEDS
-from hicra.study.record.run_tables import load_study
+from hicra.study.verdicts.compass import compass_table, prediction
+from hicra.study.verdicts.run_quantities import quantities, unit
 from tests.records import write_record
 
 

@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from hicra.__main__ import main
-from hicra.judge import CAUSES, UNCLEAR, Failed, JudgeError, agreement, judge, read_cause
+from hicra.study.verdicts.llm_judge import CAUSES, UNCLEAR, Failed, JudgeError, agreement, judge, read_cause
 
 FAILURES = [Failed("What is 2 plus 2?", "4", f"It is {n}.") for n in range(20)]
 
@@ -81,7 +81,7 @@ def test_agreement_by_hand():
 
 
 def test_the_command_measures_a_judge_on_sandbox_failures(monkeypatch, capsys, root):
-    monkeypatch.setattr("hicra.judge._ask", lambda client, model, failed: "planning")
+    monkeypatch.setattr("hicra.study.verdicts.llm_judge._ask", lambda client, model, failed: "planning")
     run = str(root / "data" / "experiments" / "grpo-seed10")
     assert main(["judge", "--records", run, "--model", "parrot"]) == 0
     out = capsys.readouterr().out

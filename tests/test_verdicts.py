@@ -5,7 +5,7 @@ import math
 import pandas as pd
 import pytest
 
-from hicra import verdicts as v
+from hicra.study.verdicts import intervals as v
 
 T2 = 4.302653  # 97.5 % quantile of Student's t with 2 degrees of freedom, from a printed table
 T1 = 12.706205  # with 1

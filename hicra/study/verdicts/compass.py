@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from hicra.verdicts import interval
+from hicra.study.verdicts.intervals import interval
 
 EDGE = 5  # steps whose mean is a metric's value
 AHEAD = 10  # steps between a predictor and the end of the gain it predicts

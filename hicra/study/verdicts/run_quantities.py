@@ -27,7 +27,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from hicra.compass import EDGE, PREDICTORS, prediction
+from hicra.study.verdicts.compass import EDGE, PREDICTORS, prediction
 
 CHANGED = (
     *("length", "error_planning", "error_execution", *PREDICTORS),

@@ -12,8 +12,8 @@ import yaml
 from scipy import stats
 
 from hicra.paths import data_path
-from hicra.quantities import unit
-from hicra.verdicts import interval
+from hicra.study.verdicts.intervals import interval
+from hicra.study.verdicts.run_quantities import unit
 
 RESAMPLES = 10_000
 RULES = ("above", "below", "within")
