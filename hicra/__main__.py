@@ -144,8 +144,8 @@ def _judge(options) -> None:
 
 
 def _figures(options) -> None:
-    from hicra.gallery import build_gallery
     from hicra.study.experiments import CONDITIONS
+    from hicra.study.figures.gallery import build_gallery
 
     written = build_gallery(
         options.records, options.claims, options.out, tuple(CONDITIONS), models=options.models

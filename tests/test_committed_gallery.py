@@ -1,7 +1,7 @@
 """What is committed in figures/ is what the committed run records give; the README quotes it."""
 
-from hicra.gallery import build_gallery
 from hicra.study.experiments import CONDITIONS
+from hicra.study.figures.gallery import build_gallery
 
 
 def test_figures_and_tables_are_those_of_the_records(root, tmp_path):

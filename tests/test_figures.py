@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
-from hicra import figures, health_figures
+from hicra.study.figures import run_health, training_curves
 
 WORLD = "sandbox: 1.5 M-parameter Llama, not a language model"
 CHANGES = ["semantic_entropy_change", "semantic_entropy_matched_change"]
@@ -57,7 +57,7 @@ def _step(s, up):
 
 
 def _draw(name, frame, evals):
-    function = getattr(figures, name, None) or getattr(health_figures, name)
+    function = getattr(training_curves, name, None) or getattr(run_health, name)
     needs_evals = name in ("two_phase", "hicra_vs_grpo", "errors")
     return function(frame, evals, WORLD) if needs_evals else function(frame, WORLD)
 
@@ -75,7 +75,7 @@ def _texts(figure):
 
 
 def test_the_overview_sets_execution_against_strategy():
-    left, right = figures.overview(make()[0], WORLD).axes
+    left, right = training_curves.overview(make()[0], WORLD).axes
     np.testing.assert_allclose(_line(left, "execution perplexity"), [1, 1, 1])
     np.testing.assert_allclose(_line(right, "semantic entropy, plug-in"), [0, 0.1, 0.2])
     np.testing.assert_allclose(_line(right, "semantic entropy, size-matched"), [0, -0.1, -0.2])
@@ -83,14 +83,14 @@ def test_the_overview_sets_execution_against_strategy():
 
 
 def test_few_values_are_marked():
-    accuracy = figures.hicra_vs_grpo(*make(), WORLD).axes[2]
+    accuracy = training_curves.hicra_vs_grpo(*make(), WORLD).axes[2]
     marked = {line.get_label(): line.get_marker() for line in accuracy.lines}
     assert marked["GRPO"] == "o"
     assert marked["_seed"] == "None"
 
 
 def test_two_phase_draws_the_frame():
-    ratio, entropy, semantic, accuracy, length = figures.two_phase(*make(), WORLD).axes
+    ratio, entropy, semantic, accuracy, length = training_curves.two_phase(*make(), WORLD).axes
     np.testing.assert_allclose(_line(ratio, "planning"), [1, 0.75, 0.5])
     np.testing.assert_allclose(_line(ratio, "execution"), [1, 1, 1])
     labels = [text.get_text() for text in ratio.get_legend().get_texts()]
@@ -104,14 +104,14 @@ def test_two_phase_draws_the_frame():
 
 
 def test_idle_draws_what_teaches_little():
-    [ax] = health_figures.idle(make()[0], WORLD).axes
+    [ax] = run_health.idle(make()[0], WORLD).axes
     np.testing.assert_allclose(_line(ax, "groups whose"), [0.5, 0.6, 0.7])
     np.testing.assert_allclose(_line(ax, "completions cut"), [0.25] * 3)
     np.testing.assert_allclose(_line(ax, "completions without"), [0, 0.125, 0.25])
 
 
 def test_hicra_vs_grpo_draws_both_arms():
-    plug_in, matched, accuracy = figures.hicra_vs_grpo(*make(), WORLD).axes
+    plug_in, matched, accuracy = training_curves.hicra_vs_grpo(*make(), WORLD).axes
     np.testing.assert_allclose(_line(plug_in, "GRPO"), [5.01, 5.11, 5.21])
     np.testing.assert_allclose(_line(plug_in, "HICRA"), [5.11, 5.21, 5.31])
     np.testing.assert_allclose(_line(matched, "HICRA"), [4.11] * 3)
@@ -121,18 +121,18 @@ def test_hicra_vs_grpo_draws_both_arms():
 
 
 def test_two_seeds_get_a_whisker_and_three_a_band():
-    two = figures.hicra_vs_grpo(*make(seeds=(0, 1)), WORLD).axes[1]
+    two = training_curves.hicra_vs_grpo(*make(seeds=(0, 1)), WORLD).axes[1]
     [segment] = two.containers[0].lines[2][0].get_segments()
     half = 12.706205 * 0.01  # t with 1 degree of freedom; 4.00 and 4.02 have standard error 0.01
     np.testing.assert_allclose(segment[:, 1], [4.01 - half, 4.01 + half], rtol=1e-6)
-    three = figures.hicra_vs_grpo(*make(seeds=(0, 1, 2)), WORLD).axes[1]
+    three = training_curves.hicra_vs_grpo(*make(seeds=(0, 1, 2)), WORLD).axes[1]
     band = three.collections[0].get_paths()[0].vertices[:, 1]
     half = 4.302653 * 0.02 / np.sqrt(3)  # t with 2; standard deviation 0.02
     np.testing.assert_allclose([band.min(), band.max()], [4.02 - half, 4.02 + half], rtol=1e-6)
 
 
 def test_one_seed_has_no_interval_and_says_so():
-    figure = figures.hicra_vs_grpo(*make(seeds=(3,)), WORLD)
+    figure = training_curves.hicra_vs_grpo(*make(seeds=(3,)), WORLD)
     assert not figure.axes[0].collections
     assert not figure.axes[0].containers
     assert "GRPO n = 1, HICRA n = 1; one seed has no interval" in _texts(figure)
@@ -140,7 +140,7 @@ def test_one_seed_has_no_interval_and_says_so():
 
 def test_entropy_overlap_draws_before_and_after():
     frame, _ = make()
-    figure = figures.entropy_overlap(frame, WORLD, last=2)
+    figure = training_curves.entropy_overlap(frame, WORLD, last=2)
     planning, high = figure.axes
     heights = [[bar.get_height() for bar in bars] for bars in planning.containers]
     # Before: the mean of steps 0 and 1. After: of steps 1 and 2, 0.1 below.
@@ -155,17 +155,17 @@ def test_entropy_overlap_draws_before_and_after():
 
 def test_reasons_stack_to_one_in_a_fixed_order():
     frame, _ = make()
-    figure = health_figures.reasons(frame, WORLD, arms=["grpo"])
+    figure = run_health.reasons(frame, WORLD, arms=["grpo"])
     [ax] = figure.axes
     tops = [area.get_paths()[0].vertices[:, 1].max() for area in ax.collections]
     np.testing.assert_allclose(tops, [0.6, 0.9, 1.0])  # right, then wrong, then no box
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == ["no_box", "wrong", "right"]
-    assert len(health_figures.reasons(frame, WORLD).axes) == 2
+    assert len(run_health.reasons(frame, WORLD).axes) == 2
 
 
 def test_errors_draw_both_causes():
-    causes, share, held_out = figures.errors(*make(), WORLD, arm="hicra").axes
+    causes, share, held_out = training_curves.errors(*make(), WORLD, arm="hicra").axes
     np.testing.assert_allclose(_line(causes, "planning"), [0.3, 0.2, 0.1])
     np.testing.assert_allclose(_line(causes, "execution"), [0.2] * 3)
     np.testing.assert_allclose(_line(share, "planning errors"), [0.6, 0.5, 1 / 3])
@@ -186,8 +186,8 @@ def test_every_figure_wears_its_world_and_its_units(name):
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_files_are_the_same_on_a_second_run(name, tmp_path):
-    first = figures.save(_draw(name, *make()), tmp_path / "a", name)
-    second = figures.save(_draw(name, *make()), tmp_path / "b", name)
+    first = training_curves.save(_draw(name, *make()), tmp_path / "a", name)
+    second = training_curves.save(_draw(name, *make()), tmp_path / "b", name)
     assert [path.name for path in first] == [f"{name}.svg", f"{name}.png"]
     for one, other in zip(first, second, strict=True):
         assert one.read_bytes() == other.read_bytes()
@@ -195,7 +195,7 @@ def test_files_are_the_same_on_a_second_run(name, tmp_path):
 
 def test_drawing_and_saving_leave_no_trace(tmp_path):
     before = dict(mpl.rcParams)
-    figures.save(_draw("errors", *make()), tmp_path, "errors")
+    training_curves.save(_draw("errors", *make()), tmp_path, "errors")
     assert dict(mpl.rcParams) == before
     assert plt.get_fignums() == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["errors.png", "errors.svg"]
@@ -211,7 +211,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(figure, "savefig", fail)
     with pytest.raises(OSError, match="disk full"):
-        figures.save(figure, tmp_path, "errors")
+        training_curves.save(figure, tmp_path, "errors")
     assert [path.name for path in tmp_path.iterdir()] == ["errors.svg"]
     assert (tmp_path / "errors.svg").read_text() == "old"
 
@@ -219,12 +219,15 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda f, e: figures.two_phase(f.drop(columns="length"), e, WORLD), "no column length"),
-        (lambda f, e: figures.errors(f, e, WORLD, arm="gated"), "no run of arm .'gated'."),
-        (lambda f, e: figures.errors(f.assign(error_planning=np.nan), e, WORLD), "holds no value"),
-        (lambda f, e: health_figures.reasons(f, "  "), "world is empty"),
-        (lambda f, e: health_figures.reasons(f[["arm", "seed", "step"]], WORLD), "no column reason_"),
-        (lambda f, e: figures.save(figures.errors(f, e, WORLD), "nowhere", "a/b"), "name='a/b'"),
+        (lambda f, e: training_curves.two_phase(f.drop(columns="length"), e, WORLD), "no column length"),
+        (lambda f, e: training_curves.errors(f, e, WORLD, arm="gated"), "no run of arm .'gated'."),
+        (lambda f, e: training_curves.errors(f.assign(error_planning=np.nan), e, WORLD), "holds no value"),
+        (lambda f, e: run_health.reasons(f, "  "), "world is empty"),
+        (lambda f, e: run_health.reasons(f[["arm", "seed", "step"]], WORLD), "no column reason_"),
+        (
+            lambda f, e: training_curves.save(training_curves.errors(f, e, WORLD), "nowhere", "a/b"),
+            "name='a/b'",
+        ),
     ],
 )
 def test_wrong_input_is_named(call, message):

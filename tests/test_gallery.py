@@ -3,10 +3,10 @@
 import pandas as pd
 import pytest
 
-from hicra import catalogue, gallery, tables
 from hicra.__main__ import main
 from hicra.dynamics.entropy import shannon_entropy
 from hicra.lexicon.lexicon import Lexicon
+from hicra.study.figures import catalogue, gallery, tables
 from hicra.study.record.run_folder import RunError
 from hicra.study.record.run_tables import measured_with_parts
 from tests.records import GRAMS, STEPS, write_record

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from hicra.figure_style import arm_name
 from hicra.lexicon.lexicon import Lexicon
+from hicra.study.figures.style import arm_name
 from hicra.study.problems.sandbox_truth import true_spans
 from hicra.study.record.run_folder import RunFolder
 from hicra.study.verdicts.human_annotation import judged_by_truth

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import pandas as pd
 from matplotlib.figure import Figure
 
-from hicra import control_figures, figures
 from hicra.paths import data_path
+from hicra.study.figures import arm_comparisons, training_curves
 from hicra.study.record.run_folder import RunError, RunFolder
 from hicra.study.record.run_tables import Study, load_study, measured_with_parts
 from hicra.study.verdicts.run_quantities import quantities
@@ -64,7 +64,7 @@ def load_experiments(records: Path | str, order: Sequence[str]) -> Experiments:
 
 
 def _curves(columns: Sequence[str], title: str) -> Callable[[Study, tuple[str, ...]], Figure]:
-    return lambda s, arms: control_figures.curves(*s, columns=columns, arms=arms, title=title)
+    return lambda s, arms: arm_comparisons.curves(*s, columns=columns, arms=arms, title=title)
 
 
 PAIR = ("grpo", "hicra")
@@ -75,28 +75,28 @@ ENTRIES = (
         "Fig. 1, right",
         "reasoning emerges in two phases: procedures become certain, then strategies diverse",
         ("grpo",),
-        lambda s, arms: figures.overview(s.steps, s.world, arm=arms[0]),
+        lambda s, arms: training_curves.overview(s.steps, s.world, arm=arms[0]),
     ),
     Entry(
         "fig02_two_phase",
         "Fig. 2",
         "procedures consolidate first, then strategies become more diverse",
         ("grpo",),
-        lambda s, arms: figures.two_phase(*s, arm=arms[0]),
+        lambda s, arms: training_curves.two_phase(*s, arm=arms[0]),
     ),
     Entry(
         "fig03_errors",
         "Fig. 3",
         "training removes planning errors above all",
         ("grpo",),
-        lambda s, arms: figures.errors(*s, arm=arms[0]),
+        lambda s, arms: training_curves.errors(*s, arm=arms[0]),
     ),
     Entry(
         "fig04_hicra_vs_grpo",
         "Fig. 4",
         "HICRA keeps strategies more diverse and ends higher",
         PAIR,
-        lambda s, arms: figures.hicra_vs_grpo(*s, arms=arms),
+        lambda s, arms: training_curves.hicra_vs_grpo(*s, arms=arms),
     ),
     Entry(
         "fig05_entropy_regularization",
@@ -130,14 +130,14 @@ ENTRIES = (
         "Fig. 12",
         "most planning tokens are high-entropy, most high-entropy tokens are not planning",
         PAIR,
-        lambda s, arms: figures.entropy_overlap(s.steps, s.world, arms=arms),
+        lambda s, arms: training_curves.entropy_overlap(s.steps, s.world, arms=arms),
     ),
     Entry(
         "fig14_boundary",
         "Fig. 14",
         "HICRA fails where procedural skill is missing",
         GRID,
-        lambda s, arms: control_figures.boundary(
+        lambda s, arms: arm_comparisons.boundary(
             s.evals, s.world, pairs={"base policy": arms[:2], "weak base policy": arms[2:]}
         ),
     ),
@@ -162,14 +162,14 @@ def drawings(data: Experiments) -> dict[str, Drawing]:
             "Fig. 9",
             "the two phases are seen in every model; here, for both arms from every base policy",
             rows,
-            partial(control_figures.grid, *study, arms=rows),
+            partial(arm_comparisons.grid, *study, arms=rows),
         )
     if {"hicra", "drop30"} <= have:
         found["fig07_drop30_diversity"] = Drawing(
             "Fig. 7",
             "leaving out 30 % of the Strategic Grams changes no curve: semantic entropy",
             ("hicra", "drop30"),
-            lambda: control_figures.lexicon_sensitivity(
+            lambda: arm_comparisons.lexicon_sensitivity(
                 study.steps,
                 measured_with_parts(data.runs_of("hicra"), share=0.3, draws=5),
                 study.world,
@@ -181,13 +181,13 @@ def drawings(data: Experiments) -> dict[str, Drawing]:
             "Fig. 10",
             "Strategic Grams are spread out where tokens are concentrated",
             ("grpo",),
-            lambda: control_figures.frequencies(occurrences(data.runs_of("grpo")), study.world),
+            lambda: arm_comparisons.frequencies(occurrences(data.runs_of("grpo")), study.world),
         )
         found["table1_accuracy"] = Drawing(
             "Table 1",
             "HICRA ends higher than GRPO and than every control",
             data.strong,
-            partial(control_figures.final_accuracies, data.values, study.world, arms=data.strong),
+            partial(arm_comparisons.final_accuracies, data.values, study.world, arms=data.strong),
         )
     return dict(sorted(found.items()))
 

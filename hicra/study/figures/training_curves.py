@@ -14,7 +14,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hicra.figure_style import (
+from hicra.planning.trace_page import HIGH_ENTROPY
+from hicra.study.figures.style import (
     CLASSES,
     GREEN,
     ORANGE,
@@ -33,7 +34,6 @@ from hicra.figure_style import (
     seed_lines,
     seeds_note,
 )
-from hicra.planning.trace_page import HIGH_ENTROPY
 from hicra.study.verdicts.intervals import interval
 
 __all__ = [

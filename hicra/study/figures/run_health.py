@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from hicra.figure_style import (
+from hicra.study.figures.style import (
     PALETTE,
     STEPS,
     arm_name,

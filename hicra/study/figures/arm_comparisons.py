@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hicra.figure_style import (
+from hicra.study.figures.style import (
     ORANGE,
     STEPS,
     VERMILION,
@@ -24,7 +24,7 @@ from hicra.figure_style import (
     seed_counts,
     seeds_note,
 )
-from hicra.figures import accuracy_and_length, class_panel, semantic_panel
+from hicra.study.figures.training_curves import accuracy_and_length, class_panel, semantic_panel
 from hicra.study.verdicts.intervals import interval
 
 SMALL = {"legend.fontsize": 6, "legend.handlelength": 1.8, "axes.labelsize": 7}  # three panels a row

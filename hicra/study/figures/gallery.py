@@ -10,13 +10,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from hicra.catalogue import ENTRIES, Drawing, drawings, load_experiments
-from hicra.figure_style import save
 from hicra.planning.trace_page import rollout_html, save_html
-from hicra.study.record.run_folder import write_atomic
-from hicra.study.verdicts.claims import NOT_TESTED, afterwards_table, load_claims, verdict_table
-from hicra.study.verdicts.compass import compass_table
-from hicra.tables import (
+from hicra.study.figures.catalogue import ENTRIES, Drawing, drawings, load_experiments
+from hicra.study.figures.style import save
+from hicra.study.figures.tables import (
     accuracy_table,
     learning_table,
     measured,
@@ -24,6 +21,9 @@ from hicra.tables import (
     table_markdown,
     verdict_markdown,
 )
+from hicra.study.record.run_folder import write_atomic
+from hicra.study.verdicts.claims import NOT_TESTED, afterwards_table, load_claims, verdict_table
+from hicra.study.verdicts.compass import compass_table
 
 
 def build_gallery(
