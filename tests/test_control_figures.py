@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from hicra.study.figures import arm_comparisons as figures
 from hicra.study.figures.style import seed_counts
 from tests.test_figures import WORLD, _line, _texts, make
 
@@ -18,8 +19,8 @@ def frames():
 
 def test_curves_draw_one_panel_a_quantity_and_one_line_an_arm(frames):
     columns = ("semantic_entropy", "accuracy", "token_entropy")
-    figure = training_curves.curves(*frames, WORLD, columns=columns, arms=ARMS, title="All")
-    assert [ax.get_ylabel() for ax in figure.axes] == [training_curves.CURVES[c] for c in columns]
+    figure = figures.curves(*frames, WORLD, columns=columns, arms=ARMS, title="All")
+    assert [ax.get_ylabel() for ax in figure.axes] == [figures.CURVES[c] for c in columns]
     entropy, accuracy, tokens = figure.axes
     np.testing.assert_allclose(_line(entropy, "GRPO"), [5.01, 5.11, 5.21])  # seeds 0.02 apart
     np.testing.assert_allclose(_line(tokens, "GRPO"), [0.5] * 3)
@@ -29,7 +30,7 @@ def test_curves_draw_one_panel_a_quantity_and_one_line_an_arm(frames):
 def test_final_accuracies_are_paired_by_seed():
     index = pd.MultiIndex.from_product([("grpo", "hicra"), (0, 1, 2)], names=["arm", "seed"])
     values = pd.DataFrame({"final_accuracy": [0.4, 0.5, 0.6, 0.5, 0.6, 0.7]}, index=index)
-    figure = training_curves.final_accuracies(values, WORLD, arms=("grpo", "hicra"))
+    figure = figures.final_accuracies(values, WORLD, arms=("grpo", "hicra"))
     level, gap = figure.axes
 
     def drawn(ax, row):  # an arm's points, then the diamond of its mean
@@ -44,7 +45,7 @@ def test_final_accuracies_are_paired_by_seed():
 
 
 def test_the_grid_has_a_row_an_arm(frames):
-    figure = training_curves.grid(*frames, WORLD, arms=("grpo", "hicra"))
+    figure = figures.grid(*frames, WORLD, arms=("grpo", "hicra"))
     panels = [ax for ax in figure.axes if ax.get_ylabel().endswith("perplexity / first (ratio)")]
     assert [ax.get_ylabel().split("\n")[0] for ax in panels] == ["GRPO", "HICRA"]
     np.testing.assert_allclose(_line(panels[0], "planning"), [1, 0.75, 0.5])
@@ -57,7 +58,7 @@ def test_lexicon_sensitivity_draws_measure_and_credit(frames):
     frame, _ = make(arms=("hicra", "drop30"))
     rows = [(s, seed, d, 0.1 * s + 0.01 * d) for s in range(3) for seed in (0, 1) for d in range(3)]
     measured = pd.DataFrame(rows, columns=["step", "seed", "draw", "semantic_entropy_change"])
-    figure = training_curves.lexicon_sensitivity(frame, measured, WORLD, arms=("hicra", "drop30"))
+    figure = figures.lexicon_sensitivity(frame, measured, WORLD, arms=("hicra", "drop30"))
     left, right = figure.axes
     np.testing.assert_allclose(_line(left, "all grams"), [0, 0.1, 0.2])
     np.testing.assert_allclose(_line(left, "70 % of the grams"), [0.01, 0.11, 0.21])
@@ -69,13 +70,13 @@ def test_lexicon_sensitivity_draws_measure_and_credit(frames):
 def test_a_share_s_axis_ends_at_one(frames):
     frame, evals = frames
     frame = frame.assign(group_solved=[0.97, 1.0, 1.0] * (len(frame) // 3))
-    figure = training_curves.curves(frame, evals, WORLD, columns=("group_solved",), arms=ARMS, title="t")
+    figure = figures.curves(frame, evals, WORLD, columns=("group_solved",), arms=ARMS, title="t")
     assert figure.axes[0].get_ylim()[1] <= 1.01
 
 
 def test_frequencies_are_shares_by_rank():
     counts = {"tokens": {"a": 1, "b": 3}, "Strategic Grams": {"x y z": 2, "x y w": 2}}
-    [ax] = training_curves.frequencies(counts, WORLD).axes
+    [ax] = figures.frequencies(counts, WORLD).axes
     np.testing.assert_allclose(_line(ax, "tokens"), [0.75, 0.25])
     np.testing.assert_allclose(_line(ax, "Strategic Grams"), [0.5, 0.5])
     assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
@@ -85,7 +86,7 @@ def test_the_boundary_has_a_panel_a_base(frames):
     _, evals = make(arms=("grpo", "hicra", "weak-grpo", "weak-hicra"))
     evals.loc[evals["arm"].str.startswith("weak"), "accuracy"] -= 0.4
     pairs = {"base": ("grpo", "hicra"), "weak": ("weak-grpo", "weak-hicra")}
-    figure = training_curves.boundary(evals, WORLD, pairs=pairs)
+    figure = figures.boundary(evals, WORLD, pairs=pairs)
     assert [ax.get_title(loc="left") for ax in figure.axes] == ["base", "weak"]
     np.testing.assert_allclose(_line(figure.axes[0], "GRPO"), [0.41, 0.61])
     np.testing.assert_allclose(_line(figure.axes[1], "HICRA, weak"), [0.01, 0.21])
@@ -98,11 +99,9 @@ def test_the_boundary_has_a_panel_a_base(frames):
 @pytest.mark.parametrize("name", ["curves", "grid", "boundary"])
 def test_an_arm_that_was_not_run_is_named(frames, name):
     call = {
-        "curves": lambda: training_curves.curves(
-            *frames, WORLD, columns=["length"], arms=["gated"], title="t"
-        ),
-        "grid": lambda: training_curves.grid(*frames, WORLD, arms=["gated"]),
-        "boundary": lambda: training_curves.boundary(frames[1], WORLD, pairs={"b": ("grpo", "gated")}),
+        "curves": lambda: figures.curves(*frames, WORLD, columns=["length"], arms=["gated"], title="t"),
+        "grid": lambda: figures.grid(*frames, WORLD, arms=["gated"]),
+        "boundary": lambda: figures.boundary(frames[1], WORLD, pairs={"b": ("grpo", "gated")}),
     }
     with pytest.raises(ValueError, match="no run of arm .'gated'."):
         call[name]()

@@ -64,7 +64,7 @@ class Profile:
     eval_samples: int = 1
     eval_every: int = 10
     eval_temperature: float = 1.0
-    # Scored when a run has ended, and kept out of training; names or files of hicra.study.problems.named_sets.
+    # Scored when a run has ended, and kept out of training; names, or files.
     benchmarks: tuple[str, ...] = ()
     benchmark_temperature: float = 0.6  # (paper)
     allow_contamination: bool = False  # train on the benchmarks' problems too; then do not report them
