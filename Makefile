@@ -61,7 +61,7 @@ figures: $(STAMP)
 
 # Twenty kills, 200,000 fuzz cases, hostile answers and two hours at constant memory, as one table.
 soak: $(STAMP)
-	$(BIN)/python -m benchmarks.soak
+	$(BIN)/python -m tests.benchmarks.soak
 
 # Licences of everything installed, and known vulnerabilities where the package index tells them (strict: a
 # package that could not be checked is an error).

@@ -45,9 +45,9 @@ def _lexicon(options) -> None:
 
 
 def _score(options) -> None:
+    from hicra.files import write_atomic
     from hicra.lexicon.labelled_sentences import STEERING, classes_table, score_table
     from hicra.lexicon.lexicon import Lexicon
-    from hicra.study.record.run_folder import write_atomic
 
     lexicons = [Lexicon.load(name) for name in options.lexicons]
     planning = frozenset(options.planning or STEERING)
@@ -66,8 +66,9 @@ def _cards(options) -> None:
 
 
 def _sandbox_lexicon(options) -> None:
-    from hicra.lexicon.placebo import placebo_lexicon
     from hicra.study.policy.rollouts import base_rollouts, lexicon_of
+
+    from hicra.lexicon.placebo import placebo_lexicon
     from hicra.study.profiles import get_profile
 
     profile = get_profile(options.profile, **options.overrides)
@@ -97,8 +98,9 @@ def _experiments(options) -> None:
 
 
 def _preflight(options) -> None:
-    from hicra.study.profiles import get_profile
     from hicra.study.training.preflight import preflight
+
+    from hicra.study.profiles import get_profile
 
     for check in preflight(get_profile(options.profile, **options.overrides)):
         print(f"{check.verdict:4} {check.name}: {check.found} {check.remedy}".rstrip())

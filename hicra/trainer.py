@@ -1,25 +1,14 @@
 """HICRA is GRPO plus one change, and `HicraMixin` is that change.
 
-`StudyMixin` adds what the study needs on top: the comparison arms, and a record of the dynamics.
-Both sit on TRL's GRPOTrainer (or the class Unsloth puts in its place); group statistics stay TRL's.
+It sits on TRL's GRPOTrainer (or the class Unsloth puts in its place); group statistics stay TRL's.
 """
 
 from __future__ import annotations
 
-from functools import partial
-from pathlib import Path
-
-import torch
-from accelerate import PartialState
 from torch import Tensor
-from transformers import TrainerCallback
 
-from hicra.credit import align_to_packed, credit, hicra_advantages
+from hicra.credit import align_to_packed, hicra_advantages
 from hicra.planning.tagger import PlanningTagger
-from hicra.study.record.checkpoints import seal
-from hicra.study.training.recorder import Recorder
-
-PLAIN = ("grpo", "entropy_reg")  # arms whose advantages are GRPO's
 
 
 class HicraMixin:
@@ -66,86 +55,3 @@ def packed_advantages(inputs: dict[str, Tensor]) -> Tensor:
     widths = [inputs.get(k) for k in ("old_per_token_logps", "ref_per_token_logps")]
     made = next((w.shape[1] for w in widths if w is not None), None)
     return align_to_packed(values, left_pad, made or values.shape[1] + int(left_pad.max()))
-
-
-class StudyMixin(HicraMixin):
-    """HicraMixin with the credit of any arm, and a record of every step's rollouts.
-
-    `planning_tagger` marks what is credited, `observed_tagger` what the record calls planning: so arms
-    that credit other tokens are still measured alike.
-    """
-
-    def __init__(
-        self,
-        *args,
-        arm: str,
-        high_entropy_share: float,
-        observed_tagger: PlanningTagger,
-        recorder: Recorder,
-        **kwargs,
-    ):
-        super().__init__(*args, **kwargs)
-        self.arm, self.high_entropy_share = arm, high_entropy_share
-        self.observed_tagger, self.recorder = observed_tagger, recorder
-
-    def credit(self, batch: dict[str, Tensor]) -> Tensor:
-        credited = self.planning_tagger(batch["completion_ids"], batch["completion_mask"])  # (B, T)
-        planning = self.observed_tagger(batch["completion_ids"], batch["completion_mask"])  # (B, T)
-        logps, entropies = self.recorder.score(self.model, batch)  # (B, T), (B, T)
-        everywhere = partial(_from_all, self.accelerator)  # the top share is one of all processes' tokens
-        advantages = credit(
-            # Entropy Regularization is GRPO with TRL's own bonus in the loss.
-            "grpo" if self.arm in PLAIN else self.arm,
-            everywhere(batch["advantages"]),  # (W * B,), W processes
-            planning_mask=everywhere(credited),
-            entropies=everywhere(entropies),
-            completion_mask=everywhere(batch["completion_mask"].bool()),
-            rewards=everywhere(self.recorder.rewards.to(batch["advantages"])),  # (W * B,)
-            group_size=self.num_generations,
-            alpha=self.alpha,
-            high_entropy_share=self.high_entropy_share,
-        )  # (W * B, longest T)
-        first, width = self.accelerator.process_index * len(credited), credited.shape[1]
-        advantages = advantages[first : first + len(credited), :width]  # (B, T)
-        self.recorder.observe(self.state.global_step, batch, planning, logps, entropies, advantages)
-        if self.state.global_step == 0 and self.arm not in PLAIN and self.alpha > 0:
-            self.recorder.warn_if_unchanged(self.arm)
-        return advantages
-
-
-def _from_all(accelerator, values: Tensor) -> Tensor:
-    """The rows of all processes in order, (B, ...) -> (W * B, ...), padded on the right with zeros."""
-    if values.dtype == torch.bool:  # padding would make whole numbers of it, in some processes alone
-        return _from_all(accelerator, values.to(torch.uint8)).bool()
-    if values.ndim > 1:
-        values = accelerator.pad_across_processes(values, dim=1)
-    return accelerator.gather(values)
-
-
-class RecordCallback(TrainerCallback):
-    """Completes a step's record with the trainer's own numbers, and evaluates on schedule."""
-
-    def __init__(self, recorder: Recorder, evaluate, every: int) -> None:
-        self.recorder, self.evaluate, self.every = recorder, evaluate, every
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        if state.global_step == 0 and state.is_world_process_zero:
-            self.recorder.add_evaluation(0, self.evaluate())
-
-    def on_log(self, args, state, control, logs=None, optimizer=None, **kwargs):
-        if "loss" not in logs:
-            return
-        self.recorder.close_step(logs, skipped=getattr(optimizer, "step_was_skipped", False))
-        # Only now: weights that are not finite would end an evaluation before the guard is heard.
-        due = state.global_step % self.every == 0 or state.global_step == state.max_steps
-        if due and state.is_world_process_zero:
-            self.recorder.add_evaluation(state.global_step, self.evaluate())
-
-
-class SealCallback(TrainerCallback):
-    """Seals a checkpoint when every process has written its part of it."""
-
-    def on_save(self, args, state, control, **kwargs):
-        PartialState().wait_for_everyone()
-        if state.is_world_process_zero:
-            seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")

@@ -8,6 +8,8 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import hicra.study.policy.unsloth_models  # noqa: E402, F401  (before transformers, whichever file is first)
+
 ROOT = Path(__file__).parent.parent
 # The smallest study that still does everything.
 SMOKE = {

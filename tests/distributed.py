@@ -11,17 +11,18 @@ import random
 import sys
 from pathlib import Path
 
+from hicra.study.policy import unsloth_models
+
 import torch
 from datasets import Dataset
+from trl import GRPOConfig, GRPOTrainer
 
 from hicra import Lexicon, PlanningTagger
-from hicra.paths import data_path
-from hicra.study.policy import unsloth_models
+from hicra.files import data_path
 from hicra.study.problems.grading import grade
 from hicra.study.problems.sandbox import problems, worked_solution
-from hicra.trainer import HicraMixin, _from_all
-
-from trl import GRPOConfig, GRPOTrainer  # isort: skip  (after Unsloth)
+from hicra.study.training.study_trainer import _from_all
+from hicra.trainer import HicraMixin
 
 GROUP, PROMPTS = 4, 3  # 12 completions: 6 a process, one and a half groups
 

@@ -14,7 +14,7 @@ import torch
 ENGINE, MODEL, OUT = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
 GPU = torch.cuda.is_available()
 if ENGINE == "unsloth" or not GPU:
-    from hicra.study.policy import unsloth_models  # isort: skip  (Unsloth, before TRL)
+    from hicra.study.policy import unsloth_models
 
 from datasets import Dataset  # noqa: E402
 from peft import LoraConfig, get_peft_model  # noqa: E402

@@ -1,4 +1,4 @@
-"""The wall: what the method's files may not know."""
+"""Two wings and a wall: the method, which others import, and the study, which reproduces the paper."""
 
 import ast
 from pathlib import Path
@@ -7,22 +7,79 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "hicra"
 FILES = sorted(PACKAGE.rglob("*.py"))
-KNOWS_UNSLOTH = {"engine.py", "unsloth_models.py"}
+
+# A folder, or a file beside the folders, and what else of hicra it may import. Nothing of the method
+# is allowed `study`, and edges point one way.
+METHOD = {
+    "words": "",
+    "files": "",
+    "boxed": "",
+    "credit": "",
+    "lexicon": "boxed files words",
+    "planning": "files lexicon words",
+    "dynamics": "files lexicon words",
+    "trainer": "credit planning",
+}
+STUDY = {
+    "study.profiles": "",
+    "study.problems": "study.profiles",
+    "study.record": "",
+    "study.policy": "study.problems study.profiles study.record",
+    "study.training": "study.policy study.problems study.profiles study.record",
+    "study.verdicts": "study.record",
+    "study.figures": "study.problems study.record study.verdicts",
+}
+TOP = ("__init__", "__main__", "arguments", "study")  # these put the rest together
+
+
+def _room(dotted: str) -> str:
+    """The folder that a dotted name below hicra lies in; a file beside the folders is a room of its own."""
+    parts = dotted.split(".")
+    return ".".join(parts[:2]) if parts[0] == "study" and parts[1] in _below_study() else parts[0]
+
+
+def _below_study() -> set[str]:
+    return {p.stem for p in (PACKAGE / "study").iterdir() if p.is_dir()} | {"profiles"}
 
 
 def _imports(path: Path) -> set[str]:
-    """Dotted names of everything of hicra that a file imports, at any depth."""
+    """Rooms that a file imports from, at any depth."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "hicra":
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("hicra"):
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names if alias.name.split(".")[0] == "hicra"}
-    return found
+            found |= {alias.name for alias in node.names if alias.name.startswith("hicra.")}
+    return {_room(name.removeprefix("hicra.")) for name in found}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_unsloth_and_vllm_are_known_to_one_file_alone(path):
+def test_a_file_imports_only_what_its_room_may(path):
+    room = _room(".".join(path.relative_to(PACKAGE).with_suffix("").parts))
+    if room in TOP:
+        return
+    table = METHOD | STUDY
+    allowed = {room, *table[room].split(), *(METHOD if room in STUDY else ())}
+    assert _imports(path) <= allowed
+
+
+def test_nothing_of_the_method_imports_the_study():
+    inside = [p for p in FILES if p.relative_to(PACKAGE).parts[0] not in ("study", "__main__.py")]
+    assert len(inside) > 15
+    assert [p.name for p in inside if any(room.startswith("study") for room in _imports(p))] == []
+
+
+def test_the_table_has_no_circle():
+    table = {room: set(allowed.split()) for room, allowed in (METHOD | STUDY).items()}
+    done: set[str] = set()
+    while len(done) < len(table):
+        free = {room for room in table if room not in done and table[room] <= done}
+        assert free, f"a circle among {sorted(set(table) - done)}"
+        done |= free
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_unsloth_and_vllm_are_known_to_one_file_each(path):
     source = path.read_text()
-    knows = "import unsloth" in source or "import vllm" in source or "from vllm" in source
-    assert knows == (path.name in KNOWS_UNSLOTH)
+    assert ("\nimport unsloth " in source) == (path.name == "unsloth_models.py")
+    assert ("from vllm import" in source) == (path.name == "generation.py")

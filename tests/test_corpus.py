@@ -6,7 +6,7 @@ import json
 import pytest
 
 from hicra.__main__ import main
-from hicra.jsonl import JsonlError
+from hicra.files import JsonlError
 from hicra.lexicon.corpus import Corpus, CorpusError, loops
 from hicra.lexicon.lexicon import Lexicon
 

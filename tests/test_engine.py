@@ -1,13 +1,13 @@
 """The study's own statistics of a batch, however it is cut into passes and positions."""
 
+from hicra.study.policy import generation, unsloth_models
+
 import pytest
 import torch
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-from hicra.study.policy import unsloth_models
-
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM  # isort: skip  (after Unsloth)
-
-from hicra.paths import data_path
+from hicra.dynamics.token_statistics import token_statistics
+from hicra.files import data_path
 from hicra.study.problems.prompts import held_out_tasks
 from hicra.study.profiles import get_profile
 
@@ -23,7 +23,7 @@ def test_sampling_does_not_hang_on_the_tokenizer_s_side(policy):
     # Unsloth turns the tokenizer to the right when training begins, and prompts differ in length.
     model, tokenizer = policy
     prompts = [task.prompt for task in held_out_tasks(get_profile("sandbox", eval_problems=16))]
-    generate = unsloth_models.policy_generator(model, tokenizer, max_new_tokens=8, temperature=1.0, seed=0)
+    generate = generation.policy_generator(model, tokenizer, max_new_tokens=8, temperature=1.0, seed=0)
     texts = {}
     for side in ("left", "right"):
         tokenizer.padding_side = side
@@ -34,7 +34,7 @@ def test_sampling_does_not_hang_on_the_tokenizer_s_side(policy):
 
 
 def test_sampling_leaves_the_global_generator_alone(policy):
-    generate = unsloth_models.text_generator(*policy, max_new_tokens=4, temperature=1.0, seed=3)
+    generate = generation.text_generator(*policy, max_new_tokens=4, temperature=1.0, seed=3)
     torch.manual_seed(0)
     before = torch.random.get_rng_state()
     first = generate(["Problem: What is 2 times 3?\nSolution:"])
@@ -56,12 +56,12 @@ def test_nothing_that_came_with_a_model_bends_its_samples(tmp_path, policy):
 
 def test_long_completions_are_sampled_in_smaller_batches(policy, monkeypatch):
     model, tokenizer = policy
-    assert unsloth_models.rows_at_once(model, 256) == 256
-    row = unsloth_models.cache_bytes(model.config, 4) * 100
-    monkeypatch.setattr(unsloth_models, "CACHE_BYTES", 3 * row)
-    assert unsloth_models.rows_at_once(model, 100) == 3
-    assert unsloth_models.rows_at_once(model, 10**9) == 1
-    generate = unsloth_models.text_generator(model, tokenizer, max_new_tokens=4, temperature=0.0, seed=0)
+    assert generation.rows_at_once(model, 256) == 256
+    row = generation.cache_bytes(model.config, 4) * 100
+    monkeypatch.setattr(generation, "CACHE_BYTES", 3 * row)
+    assert generation.rows_at_once(model, 100) == 3
+    assert generation.rows_at_once(model, 10**9) == 1
+    generate = generation.text_generator(model, tokenizer, max_new_tokens=4, temperature=0.0, seed=0)
     assert len(generate(["Problem: What is 2 times 3?\nSolution:"] * 7)) == 7
 
 
@@ -74,12 +74,12 @@ def test_scores_of_other_positions_are_refused():
     ids = torch.zeros(2, 3, dtype=torch.long)
     batch = dict.fromkeys(("prompt_ids", "prompt_mask", "completion_ids", "completion_mask"), ids)
     with pytest.raises(ValueError, match="6 tokens were scored as 5: .*max_prompt_length"):
-        unsloth_models.token_statistics(Cut(), batch, temperature=1.0)
+        token_statistics(Cut(), batch, temperature=1.0)
 
 
 @pytest.mark.parametrize(("rows", "positions"), [(64, 512), (2, 512), (3, 2), (1, 1)])
 def test_log_probabilities_and_entropies_by_definition(monkeypatch, rows, positions):
-    monkeypatch.setattr(unsloth_models, "POSITIONS", positions)
+    monkeypatch.setattr("hicra.dynamics.token_statistics.POSITIONS", positions)
     torch.manual_seed(0)
     size = {"vocab_size": 11, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
     model = LlamaForCausalLM(LlamaConfig(**size, num_attention_heads=2)).eval()
@@ -90,7 +90,7 @@ def test_log_probabilities_and_entropies_by_definition(monkeypatch, rows, positi
         "completion_ids": completion,
         "completion_mask": torch.ones_like(completion),
     }
-    logps, entropies = unsloth_models.token_statistics(model, batch, temperature=0.7, rows=rows)
+    logps, entropies = token_statistics(model, batch, temperature=0.7, rows=rows)
     with torch.no_grad():
         logits = model(torch.cat([prompt, completion], 1)).logits / 0.7
     for row in range(5):

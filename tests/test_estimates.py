@@ -1,8 +1,8 @@
 """Memory and time by arithmetic, against counts made by hand on a tiny model."""
 
-import pytest
+from hicra.study.policy import generation
 
-from hicra.study.policy import unsloth_models  # isort: skip  # imports Unsloth, so before transformers
+import pytest
 from transformers import LlamaConfig
 
 from hicra.study.profiles import get_profile
@@ -45,7 +45,7 @@ def test_a_step_s_seconds_are_arithmetic_and_reading():
     profile = get_profile(
         "sandbox", prompts_per_step=3, group_size=4, max_completion_length=50, dtype="bfloat16"
     )
-    assert unsloth_models.cache_bytes(TINY, 2) == 2 * 2 * 8 * 2  # keys and values, layers, width, bytes
+    assert generation.cache_bytes(TINY, 2) == 2 * 2 * 8 * 2  # keys and values, layers, width, bytes
     slow = Card(flops=1e6 / BUSY, bandwidth=1e6 / READ)
     operations = 6 * 1480 * 12 * 20
     read = 50 * 1480 * 2 + 12 * 20 * 20 / 2 * 64

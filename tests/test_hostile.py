@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from hicra.study.problems.grading import MAX_DEPTH, MAX_LENGTH, Grade, Verifier, extract_boxed
+from hicra.boxed import extract_boxed
+from hicra.study.problems.grading import MAX_DEPTH, MAX_LENGTH, Grade, Verifier
 
 MEGABYTE = 1_000_000
 GOLD = "5"

@@ -2,9 +2,10 @@
 
 import json
 
+from hicra.study.policy.model_card import model_card, publish
+
 import pytest
 
-from hicra.study.policy.model_card import model_card, publish
 from hicra.study.profiles import get_profile
 from hicra.study.record.run_folder import RunError
 from tests.records import write_record

@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
+from hicra.study.policy import unsloth_models
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hicra.credit import align_to_packed
-from hicra.study.policy import unsloth_models  # imports Unsloth first
 from hicra.trainer import packed_advantages, packs_left
 
 zoo = pytest.importorskip("unsloth_zoo.rl_replacements")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hicra.paths import data_path
+from hicra.files import data_path
 
 ROOT = Path(__file__).parent.parent
 
@@ -47,6 +47,7 @@ def test_unsloth_on_a_gpu_trains_as_plain_trl_does(tmp_path):
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA GPU")
     from hicra.study.policy.base_models import base_folder
+
     from hicra.study.profiles import get_profile
 
     model = base_folder(get_profile("smollm2", warm_start_steps=0))

@@ -10,7 +10,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import PreTrainedTokenizerFast
 
 from hicra.lexicon.lexicon import Lexicon
-from hicra.planning.tagger import PlanningTagger, SpanTagger, token_bytes
+from hicra.planning.tagger import PlanningTagger, SpanTagger
+from hicra.planning.token_bytes import token_bytes
 from tests.fuzz import fuzz
 
 SENTENCES = [

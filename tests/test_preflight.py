@@ -1,15 +1,15 @@
 """Preflight: what it finds, what it refuses, and what to change."""
 
+from hicra.study.policy import unsloth_models
+
 import pytest
 import torch
-
-from hicra.study.training import preflight  # isort: skip  # imports Unsloth, so before transformers
 from transformers import LlamaConfig
 
 from hicra.__main__ import main
-from hicra.study.policy import unsloth_models
 from hicra.study.problems.prompts import training_tasks
 from hicra.study.profiles import get_profile
+from hicra.study.training import preflight
 
 TINY = LlamaConfig(
     hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, vocab_size=10
@@ -92,7 +92,7 @@ def test_end_and_padding_must_differ():
 def tokenizer():
     from transformers import AutoTokenizer
 
-    from hicra.paths import data_path
+    from hicra.files import data_path
 
     return AutoTokenizer.from_pretrained(data_path("sandbox/base"))
 

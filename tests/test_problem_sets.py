@@ -4,8 +4,7 @@ import re
 
 import pytest
 
-from hicra.study.problems.named_sets import named_sets, read_set, samples_of, set_name
-from hicra.study.problems.problem_sets import ProblemError
+from hicra.study.problems.problem_sets import ProblemError, named_sets, read_set, samples_of, set_name
 from hicra.study.profiles import PROFILES
 
 ROW = {

@@ -8,17 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hicra.jsonl import JsonlError, iter_jsonl
-from hicra.study.problems.problem_sets import (
-    Problem,
-    ProblemError,
-    contamination,
-    from_hub,
-    problem_key,
-    read_jsonl,
-    refuse_contaminated,
-    split,
-)
+from hicra.files import JsonlError, iter_jsonl
+from hicra.study.problems.contamination import contamination, refuse_contaminated
+from hicra.study.problems.problem_sets import Problem, ProblemError, from_hub, problem_key, read_jsonl, split
 from tests.fuzz import fuzz
 
 DATA = Path(__file__).parents[2] / "shared" / "data"

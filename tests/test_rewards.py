@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hicra.study.problems.grading import REASONS, Grade, Verifier, extract_boxed, grade
+from hicra.boxed import extract_boxed
+from hicra.study.problems.grading import REASONS, Grade, Verifier, grade
 from tests.fuzz import fuzz
 
 BENCHMARKS = Path(__file__).parents[2] / "shared" / "data" / "benchmarks"

@@ -7,8 +7,9 @@ import shutil
 
 import pytest
 
+from hicra.files import canonical, folder_sha256, write_atomic
 from hicra.study.record.checkpoints import last_checkpoint, seal
-from hicra.study.record.run_folder import RECORDS, RunError, RunFolder, canonical, folder_sha256, write_atomic
+from hicra.study.record.run_folder import RECORDS, RunError, RunFolder
 
 SETTINGS = {"steps": 3, "learning_rate": 1e-4, "seed": 0}
 

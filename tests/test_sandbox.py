@@ -3,10 +3,11 @@
 import json
 import random
 
+from hicra.study.policy.sandbox_pretraining import train_base
+
 import pandas as pd
 import pytest
 
-from hicra.study.policy.sandbox_pretraining import train_base
 from hicra.study.problems.sandbox import (
     BACKTRACING,
     BRANCHING,

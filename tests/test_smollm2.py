@@ -2,11 +2,12 @@
 
 import json
 
+from hicra.study.policy.base_models import base_folder
+
 import pytest
 
 from hicra.study.launch import train_runs
 from hicra.study.notebooks import run_study
-from hicra.study.policy.base_models import base_folder
 from hicra.study.profiles import get_profile
 from hicra.study.record.run_folder import RunFolder
 

@@ -4,12 +4,13 @@ import json
 import math
 from dataclasses import replace
 
-import pytest
-
-from hicra.lexicon.lexicon import Lexicon
-from hicra.paths import data_path
 from hicra.study.policy.base_models import base_folder
 from hicra.study.policy.rollouts import Rollout, score_on_true_spans
+
+import pytest
+
+from hicra.files import data_path
+from hicra.lexicon.lexicon import Lexicon
 from hicra.study.problems.problem_sets import Problem, ProblemError
 from hicra.study.problems.prompts import (
     benchmark_tasks,

@@ -8,14 +8,14 @@ import warnings
 
 import pytest
 
-from benchmarks.soak import numbers
+from hicra.files import data_path
 from hicra.lexicon.lexicon import Lexicon
-from hicra.paths import data_path
 from hicra.study.launch import run_path, start, train_runs
 from hicra.study.profiles import get_profile
 from hicra.study.record.run_folder import RunError, RunFolder
 from hicra.study.record.run_tables import finished_runs, load_study
 from hicra.study.training.run import _short_rows, run_settings, train, training_rows
+from tests.benchmarks.soak import numbers
 
 # Third parties warn while they load and train; ours stay errors.
 SECRETS = {"HF_TOKEN": "hf_ThisMustNotBeWritten", "WANDB_API_KEY": "wandbThisMustNotBeWritten"}

@@ -1,8 +1,9 @@
 """vLLM's real engine, where it is installed (`make vllm`); tokens a second are in benchmarks.generation."""
 
+from hicra.study.policy.base_models import base_folder
+
 import pytest
 
-from hicra.study.policy.base_models import base_folder
 from hicra.study.profiles import get_profile
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
@@ -10,12 +11,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
 def test_vllm_serves_a_model_folder():
     pytest.importorskip("vllm", reason="vLLM is not installed; make vllm")
-    from hicra.study.policy import unsloth_models
+    from hicra.study.policy import generation
 
     folder = base_folder(get_profile("smollm2", warm_start_steps=0))
     options = {"max_new_tokens": 8, "temperature": 1.0, "seed": 0, "max_length": 64, "dtype": "float32"}
     prompts = ["The sky is", "Two and two make"]
-    first, second = (unsloth_models.vllm_generator(folder, **options)(prompts) for _ in range(2))
+    first, second = (generation.vllm_generator(folder, **options)(prompts) for _ in range(2))
     assert len(first) == 2
     assert all(first)
     assert first == second  # a new engine repeats
@@ -25,7 +26,7 @@ def test_vllm_serves_an_adapter_as_a_run_saves_it(tmp_path):
     pytest.importorskip("vllm", reason="vLLM is not installed; make vllm")
     from hicra.study.policy import unsloth_models
 
-    import torch  # isort: skip
+    import torch
     from vllm import LLM, SamplingParams
     from vllm.lora.request import LoRARequest
 

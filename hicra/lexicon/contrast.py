@@ -4,7 +4,7 @@ Ours, not the paper's. The paper keeps what is frequent, and boilerplate is freq
 n-gram must be frequent in solutions that reason at length and all but absent from short ones, which
 compute without deliberating, and it must not belong to the opening, where a solution restates its
 problem. No labels and no language model take part. What each condition brings, and what did not, is
-measured by `python -m benchmarks.lexicon`.
+measured by `python -m tests.benchmarks.lexicon`.
 """
 
 from __future__ import annotations

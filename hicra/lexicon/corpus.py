@@ -8,9 +8,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hicra.jsonl import iter_jsonl
-from hicra.study.problems.grading import extract_boxed
-from hicra.study.record.run_folder import RunFolder, sha256
+from hicra.boxed import extract_boxed
+from hicra.files import iter_jsonl, sha256
 from hicra.words import segments
 
 HUB = "hub:"  # a source's prefix for a data set of the Hub, "hub:owner/name"
@@ -35,7 +34,7 @@ class Corpus:
     number of solutions and `dropped` counts the others by reason.
 
     Iterating raises CorpusError for a missing field and a record whose text is no string, and what
-    `iter_jsonl` and `RunFolder.read` raise.
+    `iter_jsonl` raises.
     """
 
     sources: Iterable[str | Path]
@@ -117,6 +116,11 @@ def _hub(name: str) -> Iterator[tuple[str, dict]]:
 
 
 def _run(folder: Path, text: str, correct: str | None) -> Iterator[tuple[str, dict]]:
-    for number, row in enumerate(RunFolder(folder).read("rollouts.jsonl")):
+    kept = next((p for p in (folder / "rollouts.jsonl.gz", folder / "rollouts.jsonl") if p.exists()), None)
+    if kept is None:
+        raise CorpusError(
+            f"{folder} holds no run record: it has no rollouts.jsonl; give a run folder or a file"
+        )
+    for number, row in iter_jsonl(kept):
         record = {**row, text: row["completion"]} | ({correct: row["reason"] == "right"} if correct else {})
-        yield f"{folder}, rollout {number}", record
+        yield f"{kept}, line {number}", record

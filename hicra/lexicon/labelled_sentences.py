@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from hicra.jsonl import iter_jsonl
+from hicra.files import iter_jsonl
 from hicra.lexicon.lexicon import Lexicon
 
 # Decision: what counts as planning in the six schemes of the tuning set. A scheme has some of them.

@@ -14,8 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from hicra.paths import data_root
-from hicra.study.record.run_folder import canonical, sha256, write_atomic
+from hicra.files import canonical, data_root, sha256, write_atomic
 from hicra.words import normalise, segments
 
 FORMAT = 1

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hicra.study.record.run_folder import sha256
+from hicra.files import sha256
 from hicra.words import segments
 
 CUT = -1  # between clauses: no n-gram crosses the end of one

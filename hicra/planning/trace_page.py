@@ -12,7 +12,7 @@ from html import escape
 from itertools import groupby
 from pathlib import Path
 
-from hicra.study.record.run_folder import write_atomic
+from hicra.files import write_atomic
 
 HIGH_ENTROPY = 0.3  # share of the trace's tokens that count as high-entropy (paper, Fig. 12 and 13)
 CLASSES = {(True, False): "p", (False, True): "h", (True, True): "p h"}

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from hicra.files import write_atomic
 from hicra.study.launch import train_runs
 from hicra.study.profiles import get_profile
-from hicra.study.record.run_folder import write_atomic
 from hicra.study.record.run_tables import load_study
 
 SEEDS = (0, 1, 2)

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from hicra.files import write_atomic
 from hicra.study.launch import Job, train_all
 from hicra.study.profiles import DEFAULTS, Profile, get_profile
-from hicra.study.record.run_folder import RECORDS, RunFolder, write_atomic
+from hicra.study.record.run_folder import RECORDS, RunFolder
 from hicra.study.training.run import run_settings
 
 SEEDS = (10, 11, 12, 13, 14)  # unused before; calibration and settings saw others

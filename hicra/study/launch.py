@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from hicra.study.policy.base_models import base_folder
+
 from hicra.study.profiles import DEFAULTS, Profile
 from hicra.study.record.run_folder import RunError, RunFolder
 from hicra.study.training.run import run_settings

@@ -17,9 +17,9 @@ import nbformat
 import papermill
 from tqdm import tqdm
 
-from hicra.paths import data_path
+from hicra.files import data_path, folder_sha256, sha256, write_atomic
 from hicra.study.launch import status
-from hicra.study.record.run_folder import RunFolder, folder_sha256, sha256, write_atomic
+from hicra.study.record.run_folder import RunFolder
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 STUDY = ("01_strategic_grams", "02_grpo_baseline", "03_hicra", "04_figures", "05_controls", "06_boundary")

@@ -23,7 +23,7 @@ class Profile:
     name: str
     world: str  # printed on the face of every figure
     base: str  # a folder of data/, a local path, package:NAME (GGUF) or hub:OWNER/NAME@COMMIT
-    problem_set: str  # sandbox, or what hicra.study.problems.named_sets.read_set takes
+    problem_set: str  # sandbox, or what hicra.study.problems.problem_sets.read_set takes
     lexicon: str  # a shipped name or a path
     # rollouts
     prompts_per_step: int

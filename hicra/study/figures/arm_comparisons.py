@@ -1,6 +1,7 @@
 """Figures of the controls (paper, Table 1, Fig. 5, 7 to 11 and 14): many arms beside each other.
 
-Frames, errors and the meaning of lines are those of figures.py; `values` is `claims.quantities`.
+Frames, errors and the meaning of lines are those of training_curves.py; `values` is
+`run_quantities.quantities`.
 """
 
 from collections.abc import Mapping, Sequence

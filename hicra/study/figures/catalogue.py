@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pandas as pd
 from matplotlib.figure import Figure
 
-from hicra.paths import data_path
+from hicra.files import data_path
 from hicra.study.figures import arm_comparisons, training_curves
 from hicra.study.record.run_folder import RunError, RunFolder
 from hicra.study.record.run_tables import Study, load_study, measured_with_parts

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from hicra.files import write_atomic
 from hicra.planning.trace_page import rollout_html, save_html
 from hicra.study.figures.catalogue import ENTRIES, Drawing, drawings, load_experiments
 from hicra.study.figures.style import save
@@ -21,7 +22,6 @@ from hicra.study.figures.tables import (
     table_markdown,
     verdict_markdown,
 )
-from hicra.study.record.run_folder import write_atomic
 from hicra.study.verdicts.claims import NOT_TESTED, afterwards_table, load_claims, verdict_table
 from hicra.study.verdicts.compass import compass_table
 
@@ -118,8 +118,8 @@ traces of a HICRA run, are a page: [fig13_traces.html](fig13_traces.html).
 
 By the rules of [data/claims.yaml](../data/claims.yaml), written before the runs. "Ours" is the mean over
 seeds, in brackets the 95 % interval that the verdict goes by: the wider ends of a paired bootstrap and
-Student's t ([verdicts.csv](verdicts.csv) has both). A statistic is a quantity of `hicra/quantities.py` and
-the arms it is added and subtracted over.
+Student's t ([verdicts.csv](verdicts.csv) has both). A statistic is a quantity of
+`hicra/study/verdicts/run_quantities.py` and the arms it is added and subtracted over.
 
 {verdicts}
 

@@ -1,6 +1,6 @@
 """Figures of a run's health: why completions got their reward, and what taught little.
 
-Frames, errors and the meaning of lines are those of figures.py.
+Frames, errors and the meaning of lines are those of training_curves.py.
 """
 
 from collections.abc import Sequence

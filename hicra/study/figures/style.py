@@ -18,7 +18,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hicra.study.record.run_folder import write_atomic
+from hicra.files import write_atomic
 from hicra.study.verdicts.intervals import Interval, interval
 
 WIDTH = 7.2  # inches: the text width of a two-column page

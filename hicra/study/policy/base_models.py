@@ -13,10 +13,9 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from hicra.paths import data_path
+from hicra.files import canonical, data_path, sha256
 from hicra.study.problems.prompts import worked_rows
 from hicra.study.profiles import Profile
-from hicra.study.record.run_folder import canonical, sha256
 
 WARM_START = ("base", "prompt_template", "warm_start_steps", "warm_start_learning_rate", "warm_start_batch")
 WARM_START += ("max_length", "problem_set")  # longer solutions are cut
@@ -96,10 +95,10 @@ def _unpacked(package: str) -> Path:
 
 def _warm_start(profile: Profile, out: Path) -> None:
     """Train the base on worked solutions, merge the adapter and save the whole model to `out`."""
-    from datasets import Dataset
+    from hicra.study.policy import unsloth_models
 
-    from hicra.study.policy import unsloth_models  # imports Unsloth, so before TRL
-    from trl import SFTConfig, SFTTrainer  # isort: skip
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
 
     base = base_folder(replace(profile, warm_start_steps=0))
     model, tokenizer = unsloth_models.load_policy(

@@ -1,24 +1,65 @@
-"""A trained policy on its profile's benchmarks, by the paper's protocol.
+"""A policy scored on problems: while it trains, and afterwards on its profile's benchmarks.
 
-Pass@1 at temperature 0.6, the mean over several samples where the paper takes them (`samples` of
-data/problem_sets.yaml), strict matching on the box.
+The benchmarks follow the paper's protocol: pass@1 at temperature 0.6, the mean over several samples where
+the paper takes them (`samples` of data/problem_sets.yaml), strict matching on the box.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from hicra.study.policy.scoring import evaluate
+from hicra.dynamics.step_table import pass_at_k
+from hicra.files import write_atomic
+from hicra.study.problems.grading import grade
 from hicra.study.problems.prompts import benchmark_tasks
 from hicra.study.profiles import Profile, get_profile
-from hicra.study.record.run_folder import RunError, RunFolder, write_atomic
+from hicra.study.record.run_folder import RunError, RunFolder
 
 RESULTS = "benchmarks.json"
+
+
+def evaluate(
+    generate: Callable[[list[str]], list[str]],
+    problems: Sequence,
+    *,
+    samples: int = 1,
+    explain: Callable | None = None,
+    length: Callable[[str], int] = lambda text: len(text.split()),
+    prefilled_think: bool = False,
+) -> dict:
+    """Accuracy (share of right samples), pass@8 where `samples` >= 8, mean length, failures by kind.
+
+    `right` counts a problem's right samples, in the order of `problems`, so that two policies can be compared
+    problem by problem.
+    `problems` have `.prompt` and `.answer`; `length` counts a completion's tokens (words unless
+    given). Raises ValueError for an empty problem set.
+    """
+    if not problems:
+        raise ValueError("no problem to evaluate on; give at least one")
+    repeated = [p for p in problems for _ in range(samples)]
+    completions = generate([p.prompt for p in repeated])
+    grades = grade(completions, [p.answer for p in repeated], prefilled_think=prefilled_think)
+    right = [g.reward > 0 for g in grades]
+    errors = Counter(
+        explain(p, c).kind for p, c, r in zip(repeated, completions, right, strict=True) if explain and not r
+    )
+    per_problem = [sum(right[i : i + samples]) for i in range(0, len(right), samples)]
+    return {
+        "accuracy": sum(right) / len(right),
+        "n": len(right),
+        "right": per_problem,
+        "mean_length": sum(map(length, completions)) / len(completions),
+        "pass_at_8": (
+            sum(pass_at_k(samples, c, 8) for c in per_problem) / len(per_problem) if samples >= 8 else None
+        ),
+        "errors": dict(errors) if explain else None,
+    }
 
 
 def score_run(folder: Path | str, *, use_vllm: bool, **overrides) -> pd.DataFrame:
@@ -47,7 +88,7 @@ def score_run(folder: Path | str, *, use_vllm: bool, **overrides) -> pd.DataFram
 
 
 def _generator(profile: Profile, policy: Path, use_vllm: bool) -> Callable[[list[str]], list[str]]:
-    from hicra.study.policy import unsloth_models
+    from hicra.study.policy import generation, unsloth_models
 
     options = {
         "max_new_tokens": profile.max_completion_length,
@@ -57,13 +98,13 @@ def _generator(profile: Profile, policy: Path, use_vllm: bool) -> Callable[[list
     plain = not (policy / "adapter_config.json").exists()
     served = {"max_length": profile.max_length, "dtype": profile.dtype, **options}
     if use_vllm and plain:
-        return unsloth_models.vllm_generator(policy, **served)
+        return generation.vllm_generator(policy, **served)
     model, tokenizer = unsloth_models.load_policy(
         policy, lora_rank=0, seed=0, max_length=profile.max_length, dtype=profile.dtype
     )
     if not use_vllm:
-        return unsloth_models.text_generator(model, tokenizer, **options)
+        return generation.text_generator(model, tokenizer, **options)
     with tempfile.TemporaryDirectory() as merged:  # vLLM has read it once it has started
         unsloth_models.save_merged(model, tokenizer, Path(merged))
         del model
-        return unsloth_models.vllm_generator(Path(merged), **served)
+        return generation.vllm_generator(Path(merged), **served)

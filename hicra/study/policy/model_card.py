@@ -8,7 +8,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from hicra.study.record.run_folder import RunError, RunFolder, write_atomic
+from hicra.files import write_atomic
+from hicra.study.record.run_folder import RunError, RunFolder
 
 SHOWN = (
     "arm",

@@ -6,13 +6,14 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from hicra.study.policy.base_models import base_folder, load_base
+
 import torch
 
 from hicra.lexicon.build import build_lexicon
 from hicra.lexicon.lexicon import Lexicon
 from hicra.planning.scores import TokenScore, token_scores
 from hicra.planning.tagger import PlanningTagger, SpanTagger
-from hicra.study.policy.base_models import base_folder, load_base
 from hicra.study.problems.grading import grade
 from hicra.study.problems.prompts import training_tasks
 from hicra.study.problems.sandbox_truth import true_spans
@@ -27,10 +28,10 @@ class Rollout(NamedTuple):
 
 def base_rollouts(profile: Profile, n: int, seed: int) -> list[Rollout]:
     """`n` solutions of training problems by the profile's base policy at its sampling temperature."""
-    from hicra.study.policy import unsloth_models
+    from hicra.study.policy import generation
 
     model, tokenizer = load_base(profile, lora_rank=0, seed=seed)
-    generate = unsloth_models.text_generator(
+    generate = generation.text_generator(
         model,
         tokenizer,
         max_new_tokens=profile.max_completion_length,

@@ -1,24 +1,22 @@
-"""Problem sets from JSON Lines files or the Hub, splits, and the check for contamination.
+"""Problem sets, by name or from files, and their splits.
 
-A training prompt that stands in a benchmark makes the benchmark's score worthless: training sets are
-passed through `refuse_contaminated` before use.
+`data/problem_sets.yaml` pins each name to one commit of the Hub.
 """
 
 from __future__ import annotations
 
 import random
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from hicra.jsonl import iter_jsonl
-from hicra.study.problems.grading import extract_boxed
-from hicra.words import fold, segments
+import yaml
 
-NGRAM = 13  # words; a shared run of this length is taken for the same text
+from hicra.boxed import extract_boxed
+from hicra.files import data_path, iter_jsonl
+from hicra.words import fold
 
 _SIGNIFICANT = re.compile(r"[^\W_]|[-+*/=<>^!|%]|(?<=[0-9])\.(?=[0-9])")
 
@@ -35,11 +33,6 @@ class Problem(NamedTuple):
     source: str
     solution: str = ""  # empty where the set has none
 
-    @property
-    def prompt(self) -> str:
-        """The problem as it is; a chat template goes around it where the model has one."""
-        return self.problem
-
 
 # --- reading ---------------------------------------------------------------------------------------
 
@@ -55,7 +48,7 @@ def read_jsonl(
 
     `answer_mark` is for files whose answer field holds a solution: the answer is what follows its
     last occurrence ("####" in GSM8K), or the last box for the mark "boxed". Raises what
-    hicra.jsonl.iter_jsonl raises, and ProblemError for a missing or empty field, with file, line and field.
+    hicra.files.iter_jsonl raises, and ProblemError for a missing or empty field, with file, line and field.
     """
     for number, record in iter_jsonl(path):
         where = f"{path}, line {number}"
@@ -131,7 +124,79 @@ def _answer(text: str, mark: str | None, where: str) -> str:
     return answer
 
 
+# --- by name --------------------------------------------------------------------------------------
+
+
+class NamedSet(NamedTuple):
+    """Where a named set stands, which fields it has, and how often a benchmark's problems are sampled."""
+
+    hub: str | None = None
+    revision: str = ""
+    config: str | None = None
+    split: str = "train"
+    text: str = "problem"
+    answer: str = "answer"
+    answer_mark: str | None = None
+    samples: int = 1
+    licence: str = ""
+
+
+@cache
+def named_sets() -> dict[str, NamedSet]:
+    """Every set of `data/problem_sets.yaml`, by name."""
+    rows = yaml.safe_load(data_path("problem_sets.yaml").read_text())
+    return {name: NamedSet(**row) for name, row in rows.items()}
+
+
+def read_set(source: str) -> list[Problem]:
+    """The problems of a named set, a JSON Lines file, or hub:OWNER/NAME@COMMIT:SPLIT; "+" joins several.
+
+    Raises ProblemError for a name that is not in the list, and what read_jsonl and from_hub raise.
+    """
+    return [problem for part in source.split("+") for problem in _read(part)]
+
+
+def _read(source: str) -> list[Problem]:
+    if source.startswith("hub:"):
+        name, _, rest = source.removeprefix("hub:").partition("@")
+        revision, _, part = rest.partition(":")
+        return from_hub(name, revision, part or "train")
+    if Path(source).exists():
+        return list(read_jsonl(source))
+    found = named_sets().get(source)
+    if found is None:
+        raise ProblemError(
+            f"there is no file {source}, and no set of that name; the names are: {', '.join(named_sets())}"
+        )
+    if found.hub is None:
+        raise ProblemError(f"{source} is pinned to no commit; give a file {source}.jsonl instead")
+    return from_hub(
+        found.hub,
+        found.revision,
+        found.split,
+        found.text,
+        found.answer,
+        config=found.config,
+        answer_mark=found.answer_mark,
+    )
+
+
+def set_name(source: str) -> str:
+    """What a set is called in tables: its name, or its file's."""
+    return Path(source).name.partition(".")[0] if Path(source).exists() else source
+
+
+def samples_of(source: str) -> int:
+    """How often a benchmark's problems are sampled; a file counts as the set of its name."""
+    return named_sets().get(set_name(source), NamedSet()).samples
+
+
 # --- splits ----------------------------------------------------------------------------------------
+
+
+def problem_key(text: str) -> str:
+    """What two copies of a problem share: letters, digits and operators, without case or layout."""
+    return "".join(_SIGNIFICANT.findall(fold(text)))
 
 
 def split(problems: Sequence[Problem], n_eval: int, seed: int) -> tuple[list[Problem], list[Problem]]:
@@ -150,101 +215,3 @@ def split(problems: Sequence[Problem], n_eval: int, seed: int) -> tuple[list[Pro
     held_out = set(drawn)
     training = [p for p in problems if problem_key(p.problem) not in held_out]
     return training, [distinct[key] for key in drawn]
-
-
-# --- contamination ---------------------------------------------------------------------------------
-
-
-class Overlap(NamedTuple):
-    """A training problem that stands in a benchmark, and why it is thought so."""
-
-    problem: Problem
-    benchmark: str
-    twin: Problem  # the benchmark's problem
-    kind: str  # "exact" or "13-gram"
-    shared: str  # the words both have; empty for an exact match
-
-
-@dataclass(frozen=True)
-class Report:
-    """What the check found: `overlaps` among `checked` training problems, `removed` or kept."""
-
-    checked: int
-    overlaps: tuple[Overlap, ...]
-    removed: bool = False
-
-    def counts(self) -> dict[tuple[str, str], int]:
-        """Training problems per (benchmark, kind)."""
-        return dict(sorted(Counter((o.benchmark, o.kind) for o in self.overlaps).items()))
-
-    def __str__(self) -> str:
-        fate = "removed" if self.removed else "found"
-        lines = [f"{fate} {len(self.overlaps)} of {self.checked} training problems in a benchmark"]
-        lines += [f"  {name}, {kind}: {n}" for (name, kind), n in self.counts().items()]
-        return "\n".join([*lines, *(f"  {o.problem.source} = {o.twin.source}" for o in self.overlaps)])
-
-
-def problem_key(text: str) -> str:
-    """What two copies of a problem share: letters, digits and operators, without case or layout."""
-    return "".join(_SIGNIFICANT.findall(fold(text)))
-
-
-def contamination(training: Iterable[Problem], benchmarks: Mapping[str, Iterable[Problem]]) -> Report:
-    """Training problems that are in a benchmark: by normalised exact match, else by 13-gram overlap.
-
-    Exact means equal letters, digits and operators (`problem_key`). A 13-gram is 13 words in a row
-    (hicra.words), wherever sentences end. `benchmarks` are by name. Each training problem is listed
-    once, with the first benchmark that has it. Raises ProblemError where `benchmarks` hold nothing.
-    """
-    exact, grams = {}, {}
-    for name, problems in benchmarks.items():
-        for problem in problems:
-            exact.setdefault(problem_key(problem.problem), (name, problem))
-            for gram in _grams(problem.problem):
-                grams.setdefault(gram, (name, problem))
-    if not exact:
-        raise ProblemError("there is no benchmark problem to check against; name the benchmarks")
-    checked, overlaps = 0, []
-    for problem in training:
-        checked += 1
-        overlap = _overlap(problem, exact, grams)
-        overlaps += [overlap] if overlap else []
-    return Report(checked, tuple(overlaps))
-
-
-def _overlap(problem: Problem, exact: dict, grams: dict) -> Overlap | None:
-    if twin := exact.get(problem_key(problem.problem)):
-        return Overlap(problem, *twin, "exact", "")
-    for gram in _grams(problem.problem):
-        if twin := grams.get(gram):
-            return Overlap(problem, *twin, f"{NGRAM}-gram", " ".join(gram))
-    return None
-
-
-def _grams(text: str) -> Iterator[tuple[str, ...]]:
-    words = [word.text for run in segments(text) for word in run]
-    return zip(*(words[i:] for i in range(NGRAM)), strict=False)
-
-
-def refuse_contaminated(
-    training: Sequence[Problem],
-    benchmarks: Mapping[str, Iterable[Problem]],
-    *,
-    allow: bool = False,
-) -> tuple[list[Problem], Report]:
-    """The training problems that may be used, and the report of those that were removed.
-
-    Problems that are in a benchmark (`contamination`) are left out; `allow` keeps them, and the
-    report still names them. Raises ProblemError where no problem is left.
-    """
-    report = contamination(training, benchmarks)
-    if allow:
-        return list(training), report
-    tainted = {overlap.problem for overlap in report.overlaps}
-    clean = [problem for problem in training if problem not in tainted]
-    if not clean:
-        raise ProblemError(
-            f"all {report.checked} training problems are in a benchmark; train on another set, "
-            "or allow contamination and do not report those benchmarks"
-        )
-    return clean, Report(report.checked, report.overlaps, removed=True)

@@ -13,8 +13,8 @@ from dataclasses import asdict
 from functools import cache
 from typing import NamedTuple
 
-from hicra.study.problems.named_sets import read_set, samples_of, set_name
-from hicra.study.problems.problem_sets import Problem, Report, refuse_contaminated, split
+from hicra.study.problems.contamination import Report, refuse_contaminated
+from hicra.study.problems.problem_sets import Problem, read_set, samples_of, set_name, split
 from hicra.study.problems.sandbox import SandboxProblem, is_held_out, problems, worked_solution
 from hicra.study.problems.sandbox_truth import Failure, explain_failure
 from hicra.study.profiles import Profile

@@ -10,7 +10,8 @@ import json
 import os
 from pathlib import Path
 
-from hicra.study.record.run_folder import RunError, file_sha256, read_json, write_atomic
+from hicra.files import file_sha256, write_atomic
+from hicra.study.record.run_folder import RunError, read_json
 
 SEAL = "checksums.json"
 KEPT = 2  # the one being written may never become whole

@@ -3,7 +3,7 @@
 A run record is what figures are made from. It needs no model to be read:
 
     manifest.json      settings, seeds, versions, hashes of lexicon, data and base; state of the run
-    steps.jsonl        sufficient statistics of each step's rollouts (dynamics.py gives them meaning)
+    steps.jsonl        sufficient statistics of each step's rollouts (their meaning: dynamics/step_table.py)
     evals.jsonl        held-out accuracy and length
     rollouts.jsonl     a sample of rollouts with per-token values
 
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import fcntl
 import gzip
-import hashlib
 import json
 import os
 import warnings
@@ -23,48 +22,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 
+from hicra.files import canonical, file_sha256, folder_sha256, write_atomic
+
 FORMAT = 1
 RECORDS = ("steps.jsonl", "evals.jsonl", "rollouts.jsonl")
 
 
 class RunError(ValueError):
     """A run folder that cannot be used as it is; the message says what to do."""
-
-
-def sha256(data: bytes | str) -> str:
-    return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def folder_sha256(folder: Path, pattern: str = "*") -> str:
-    """One hash over the folder's files, by relative name; their order on disk does not matter."""
-    files = sorted(p for p in Path(folder).rglob(pattern) if p.is_file())
-    return sha256("\n".join(f"{p.relative_to(folder)} {file_sha256(p)}" for p in files))
-
-
-def canonical(value) -> str:
-    """JSON with sorted keys: the same text whatever the order of a dict's keys."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)
-
-
-def write_atomic(path: Path, data: bytes | str) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as stream:
-            stream.write(data.encode() if isinstance(data, str) else data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def read_json(path: Path) -> dict:

@@ -38,14 +38,14 @@ def memory_bytes(config, profile: Profile) -> float:
     token and layer (where they are computed anew: one a layer, and 16 of one layer), and three copies of
     the logits in 32 bit.
     """
-    from hicra.study.policy import unsloth_models
+    from hicra.study.policy import generation
 
     n_weights, n_trained = count_parameters(config, profile.lora_rank)
     rows = profile.prompts_per_step * profile.group_size // profile.processes
     at_once = profile.rows_per_pass or rows
     size, layers = BYTES[profile.dtype], config.num_hidden_layers
     cached = at_once if profile.vllm else rows
-    cache = cached * profile.max_length * unsloth_models.cache_bytes(config, size)
+    cache = cached * profile.max_length * generation.cache_bytes(config, size)
     kept = layers + 16 if profile.gradient_checkpointing else 16 * layers
     activations = at_once * profile.max_length * kept * config.hidden_size * size
     logits = 3 * at_once * profile.max_completion_length * config.vocab_size * 4
@@ -64,22 +64,22 @@ def step_seconds(config, profile: Profile, card: Card, mean_length: float) -> fl
     once for every position up to the length limit, a completion's cache once for each of its tokens, at
     READ of the card's bandwidth. Prompts, attention's own arithmetic and the optimizer are left out.
     """
-    from hicra.study.policy import unsloth_models
+    from hicra.study.policy import generation
 
     n_weights, _ = count_parameters(config, 0)
     rows = profile.prompts_per_step * profile.group_size
     operations = (8 if profile.gradient_checkpointing else 6) * n_weights * rows * mean_length
     weights = profile.max_completion_length * n_weights * BYTES[profile.dtype]
-    cache = rows * mean_length**2 / 2 * unsloth_models.cache_bytes(config, BYTES[profile.dtype])
+    cache = rows * mean_length**2 / 2 * generation.cache_bytes(config, BYTES[profile.dtype])
     return operations / (BUSY * card.flops) + (weights + cache) / (READ * card.bandwidth)
 
 
 def count_parameters(config, lora_rank: int) -> tuple[int, int]:
     """Weights of the model, and those that are trained, counted without making them."""
+    from hicra.study.policy import unsloth_models
+
     import torch
     from transformers import AutoModelForCausalLM
-
-    from hicra.study.policy import unsloth_models
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)

@@ -13,12 +13,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
+from hicra.study.policy.base_models import base_folder, load_base
+
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from hicra.files import PACKAGE
 from hicra.lexicon.lexicon import Lexicon
-from hicra.paths import PACKAGE
-from hicra.study.policy.base_models import base_folder, load_base
 from hicra.study.problems.grading import grade
 from hicra.study.problems.prompts import clean_problems, fitting, training_tasks
 from hicra.study.profiles import Profile
@@ -92,9 +93,9 @@ def _version(name: str) -> str:
 
 def check_device(profile: Profile) -> Check:
     """The profile's dtype and quantisation against the device's abilities."""
-    import torch
-
     from hicra.study.policy import unsloth_models
+
+    import torch
 
     if not torch.cuda.is_available():
         found = f"no GPU, {os.cpu_count()} cores"
@@ -129,9 +130,9 @@ def check_gold(profile: Profile) -> Check:
 
 def check_model(profile: Profile) -> Iterator[Check]:
     """Tokenizer, memory, and what 32 sampled rollouts look like."""
-    from transformers import AutoConfig
-
     from hicra.study.policy import unsloth_models
+
+    from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(base_folder(profile))
     needed, free = memory_bytes(config, profile), unsloth_models.free_memory()
@@ -191,12 +192,13 @@ def check_template(profile: Profile, tokenizer) -> Check:
 
 def check_rollouts(profile: Profile, model, tokenizer) -> Iterator[Check]:
     """Sampled groups must differ in reward, and must hold planning tokens."""
+    from hicra.study.policy import generation
+
     from hicra.planning.tagger import PlanningTagger
-    from hicra.study.policy import unsloth_models
 
     groups = max(1, SAMPLED // profile.group_size)
     tasks = [t for t in training_tasks(profile, groups, seed=0) for _ in range(profile.group_size)]
-    generate = unsloth_models.text_generator(
+    generate = generation.text_generator(
         model,
         tokenizer,
         max_new_tokens=profile.max_completion_length,

@@ -1,4 +1,4 @@
-"""The run's observer: rewards, and per step the sufficient statistics that dynamics.py reads.
+"""The run's observer: rewards, and per step the sufficient statistics that dynamics/step_table.py reads.
 
 A row of steps.jsonl describes the rollouts that the policy sampled after `step` updates. Sums and
 counts are kept, not means, so that any later definition can be computed from them.

@@ -14,16 +14,17 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from hicra.lexicon.lexicon import Lexicon
-from hicra.paths import data_path
 from hicra.study.policy.base_models import base_folder, load_base
 from hicra.study.policy.model_card import model_card
+
+from hicra.files import data_path, folder_sha256, sha256, write_atomic
+from hicra.lexicon.lexicon import Lexicon
 from hicra.study.problems.prompts import Task, explainer, fitting, held_out_tasks, training_tasks
 from hicra.study.problems.sandbox import SandboxProblem
 from hicra.study.problems.sandbox_truth import explain_failure, true_spans
 from hicra.study.profiles import ARMS, DEFAULTS, Profile
 from hicra.study.record import checkpoints
-from hicra.study.record.run_folder import Follower, RunError, RunFolder, folder_sha256, sha256, write_atomic
+from hicra.study.record.run_folder import Follower, RunError, RunFolder
 
 PACKAGES = ("torch", "transformers", "trl", "unsloth", "numpy")
 # Settings that change a run's cost or keeping, not its numbers.
@@ -89,8 +90,9 @@ def run_settings(profile: Profile, arm: str, seed: int) -> dict:
 
 def grpo_config(profile: Profile, arm: str, seed: int, out: Path):
     """TRL's configuration of the paper's GRPO: no division by std, clip-higher, token mean, no KL."""
-    from hicra.study.policy import unsloth_models  # imports Unsloth, so before TRL
-    from trl import GRPOConfig  # isort: skip
+    from hicra.study.policy import unsloth_models
+
+    from trl import GRPOConfig
 
     rows = profile.prompts_per_step * profile.group_size // profile.processes
     at_once = profile.rows_per_pass or rows
@@ -196,10 +198,10 @@ def _taggers(profile: Profile, seed: int, tokenizer) -> dict:
 
 def _evaluation(profile: Profile, seed: int, model, tokenizer) -> Callable[[], dict]:
     """A function that scores the policy as it is on the fixed held-out problems."""
-    from hicra.study.policy import unsloth_models
-    from hicra.study.policy.scoring import evaluate
+    from hicra.study.policy import generation
+    from hicra.study.policy.evaluation import evaluate
 
-    generate = unsloth_models.policy_generator(
+    generate = generation.policy_generator(
         model,
         tokenizer,
         max_new_tokens=profile.max_completion_length,
@@ -228,12 +230,11 @@ def _short_rows(profile: Profile, seed: int, tokenizer, run: RunFolder) -> list[
 
 def _make_trainer(profile: Profile, arm: str, seed: int, run: RunFolder):
     from datasets import Dataset
+    from trl import GRPOTrainer
 
-    from hicra.study.policy import unsloth_models  # imports Unsloth, so before TRL
-    from trl import GRPOTrainer  # isort: skip
-
+    from hicra.dynamics.token_statistics import token_statistics
     from hicra.study.training.recorder import Recorder
-    from hicra.trainer import RecordCallback, SealCallback, StudyMixin
+    from hicra.study.training.study_trainer import RecordCallback, SealCallback, StudyMixin
 
     model, tokenizer = load_base(profile, lora_rank=profile.lora_rank, seed=seed, vllm=profile.vllm)
     rows = _short_rows(profile, seed, tokenizer, run)
@@ -243,7 +244,7 @@ def _make_trainer(profile: Profile, arm: str, seed: int, run: RunFolder):
         tokenizer=tokenizer,
         temperature=profile.temperature,
         prefilled_think=profile.prefilled_think,
-        statistics=partial(unsloth_models.token_statistics, rows=profile.rows_per_pass or 64),
+        statistics=partial(token_statistics, rows=profile.rows_per_pass or 64),
         explain=explain_row if explainer(profile) else None,
         group_size=profile.group_size,
         rollouts_kept=profile.rollouts_kept,

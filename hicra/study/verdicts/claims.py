@@ -11,7 +11,7 @@ import pandas as pd
 import yaml
 from scipy import stats
 
-from hicra.paths import data_path
+from hicra.files import data_path
 from hicra.study.verdicts.intervals import interval
 from hicra.study.verdicts.run_quantities import unit
 

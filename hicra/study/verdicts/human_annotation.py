@@ -15,9 +15,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from hicra.jsonl import iter_jsonl
+from hicra.files import canonical, iter_jsonl, sha256, write_atomic
 from hicra.lexicon.lexicon import Lexicon
-from hicra.study.record.run_folder import canonical, sha256, write_atomic
 from hicra.words import segments
 
 CONTEXT = 120  # characters shown on each side

@@ -1,4 +1,4 @@
-"""Why the paper's recipe stays below F1 0.8 in the sandbox: `python -m benchmarks.sandbox_lexicon`.
+"""Why the paper's recipe stays below F1 0.8 in the sandbox: `python -m tests.benchmarks.sandbox_lexicon`.
 
 The recipe on 2,000 worked solutions (correct ones), scored per token on 400 others: with other settings,
 and in worlds with less boilerplate. Two seeds of the clustering each.
@@ -10,11 +10,12 @@ import random
 from contextlib import contextmanager
 from functools import lru_cache
 
+from hicra.study.policy.rollouts import Rollout, score_on_true_spans
+
 import numpy as np
 import pandas as pd
 
 from hicra.lexicon.build import build_lexicon, minilm
-from hicra.study.policy.rollouts import Rollout, score_on_true_spans
 from hicra.study.problems import sandbox
 from hicra.study.profiles import get_profile
 

@@ -1,6 +1,6 @@
 """Tokens a second of vLLM against transformers' generate, on the same prompts, in turn in one process.
 
-python -m benchmarks.generation          (make vllm first; SmolLM2-135M from its package)
+python -m tests.benchmarks.generation          (make vllm first; SmolLM2-135M from its package)
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ import argparse
 import time
 from collections.abc import Callable
 
-from hicra.study.policy import unsloth_models
+from hicra.study.policy import generation, unsloth_models
 from hicra.study.policy.base_models import base_folder
+
 from hicra.study.problems.prompts import training_tasks
 from hicra.study.profiles import get_profile
 
@@ -33,8 +34,8 @@ def main() -> None:
     common = {"max_new_tokens": options.new_tokens, "temperature": 1.0, "seed": 0}
     model, tokenizer = unsloth_models.load_policy(folder, lora_rank=0, seed=0)
     makers = {
-        "transformers": unsloth_models.text_generator(model, tokenizer, **common),
-        "vllm": unsloth_models.vllm_generator(
+        "transformers": generation.text_generator(model, tokenizer, **common),
+        "vllm": generation.vllm_generator(
             folder, max_length=options.new_tokens + 160, dtype=profile.dtype, **common
         ),
     }

@@ -1,13 +1,64 @@
-"""JSON Lines, plain or gzip, streamed: one object a line, and an error that names the line."""
+"""Files: JSON Lines with errors that name the line, hashes, atomic writes, and where shipped data lies."""
 
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
+import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
+
+PACKAGE = Path(__file__).parent
+
+
+def data_root() -> Path:
+    inside = PACKAGE / "_data"
+    return inside if inside.is_dir() else PACKAGE.parent / "data"
+
+
+def data_path(name: Path | str) -> Path:
+    """A path given by the user, else what has that name in the study's data."""
+    given = Path(name)
+    return given if given.exists() else data_root() / name
+
+
+def sha256(data: bytes | str) -> str:
+    return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def folder_sha256(folder: Path, pattern: str = "*") -> str:
+    """One hash over the folder's files, by relative name; their order on disk does not matter."""
+    files = sorted(p for p in Path(folder).rglob(pattern) if p.is_file())
+    return sha256("\n".join(f"{p.relative_to(folder)} {file_sha256(p)}" for p in files))
+
+
+def canonical(value) -> str:
+    """JSON with sorted keys: the same text whatever the order of a dict's keys."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "wb") as stream:
+            stream.write(data.encode() if isinstance(data, str) else data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 class JsonlError(ValueError):

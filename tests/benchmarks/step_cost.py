@@ -1,4 +1,4 @@
-"""What a step of HICRA costs beside the same step of GRPO: `python -m benchmarks.step_cost`.
+"""What a step of HICRA costs beside the same step of GRPO: `python -m tests.benchmarks.step_cost`.
 
 Both trainers take their steps in turn, in one process, on the sandbox's base policy. The learning rate
 is 0 and the seeds agree, so both sample the same completions: what differs is the planning mask and the
@@ -15,14 +15,15 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from hicra.study.policy import unsloth_models
+
 import numpy as np
 from datasets import Dataset
 from transformers import TrainerCallback
 from trl import GRPOTrainer
 
-from hicra.study.policy import unsloth_models  # isort: skip  (imports Unsloth, so before TRL)
 from hicra import Lexicon, PlanningTagger
-from hicra.paths import data_path
+from hicra.files import data_path
 from hicra.study.problems.grading import grade
 from hicra.study.profiles import get_profile
 from hicra.study.training.run import grpo_config, training_rows

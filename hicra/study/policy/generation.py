@@ -1,0 +1,129 @@
+"""Functions prompts -> completions for a policy: by transformers, by Unsloth's colocated engine, by vLLM."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import hicra.study.policy.unsloth_models  # noqa: F401  (Unsloth comes before transformers)
+
+import torch
+from transformers import GenerationConfig
+
+CACHE_BYTES = 4 << 30  # keys and values of what is sampled at once by transformers' generate
+
+
+@contextmanager
+def private_seed(seed: int) -> Iterator[None]:
+    """Random draws inside neither see nor move torch's global generator."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+def cache_bytes(config, size: int) -> int:
+    """Bytes of one token's keys and values, `size` bytes a number."""
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * config.num_hidden_layers * config.num_key_value_heads * head * size
+
+
+def policy_generator(model, tokenizer, **options) -> Callable[[list[str]], list[str]]:
+    """A generate function for a policy in training: by the vLLM engine beside it, where it has one."""
+    if getattr(model, "vllm_engine", None) is not None:
+        return colocated_generator(model, **options)
+    return text_generator(model, tokenizer, **options)
+
+
+def text_generator(
+    model, tokenizer, *, max_new_tokens: int, temperature: float, seed: int
+) -> Callable[[list[str]], list[str]]:
+    """A function prompts -> completions that samples from `model` by transformers' generate.
+
+    The same prompts give the same completions whatever was drawn elsewhere before.
+    """
+    config = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=temperature > 0,
+        temperature=temperature if temperature > 0 else None,
+        top_k=0,
+        top_p=1.0,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+
+    def generate(prompts: list[str]) -> list[str]:
+        longest = max(map(len, tokenizer(prompts)["input_ids"]), default=0)
+        rows = rows_at_once(model, longest + max_new_tokens)
+        training, texts = model.training, []
+        model.eval()
+        with private_seed(seed), torch.no_grad():
+            for start in range(0, len(prompts), rows):
+                # The side is named here: Unsloth turns the tokenizer's own while it trains.
+                batch = tokenizer(
+                    prompts[start : start + rows], return_tensors="pt", padding=True, padding_side="left"
+                ).to(model.device)
+                batch.pop("token_type_ids", None)
+                ids = model.generate(**batch, generation_config=config)
+                new = ids[:, batch["input_ids"].shape[1] :]  # (B, T)
+                texts += tokenizer.batch_decode(new, skip_special_tokens=True)
+        model.train(training)
+        return texts
+
+    return generate
+
+
+def rows_at_once(model, tokens: int) -> int:
+    """Completions sampled together: as many as keep keys and values within CACHE_BYTES, at most 256.
+
+    It does not look at what is free, because what is sampled together decides what is sampled.
+    """
+    row = tokens * cache_bytes(model.config, model.dtype.itemsize)
+    return max(1, min(256, CACHE_BYTES // row))
+
+
+def colocated_generator(
+    model, *, max_new_tokens: int, temperature: float, seed: int
+) -> Callable[[list[str]], list[str]]:
+    """The same by the vLLM engine that Unsloth keeps beside a model in training, with its adapter as it is.
+
+    Needs a GPU; not yet run on one.
+    """
+
+    def generate(prompts: list[str]) -> list[str]:
+        from vllm import SamplingParams
+
+        adapter = model.load_lora("hicra_evaluation", load_tensors=True)
+        # A seed each: the same evaluation whatever the trainer has drawn from the engine before.
+        options = [
+            SamplingParams(temperature=temperature, max_tokens=max_new_tokens, seed=seed + i)
+            for i in range(len(prompts))
+        ]
+        outputs = model.fast_generate(prompts, options, lora_request=adapter, use_tqdm=False)
+        return [out.outputs[0].text for out in outputs]
+
+    return generate
+
+
+def vllm_generator(
+    folder: Path, *, max_new_tokens: int, temperature: float, seed: int, max_length: int, dtype: str
+) -> Callable[[list[str]], list[str]]:
+    """The same by vLLM, from a plain model folder; several times the tokens a second.
+
+    A new engine with the same `seed` gives the same completions to the same calls, but not those of
+    `text_generator`; a seed for each prompt would repeat more and cost nearly half of the speed on a CPU. In
+    `dtype`, bfloat16 for float32. Raises ImportError where vLLM is not installed.
+    """
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB; its default is nearly the whole machine
+    os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")  # its default idles one core, here of two
+    from vllm import LLM, SamplingParams
+
+    dtype = "bfloat16" if dtype == "float32" else dtype
+    llm = LLM(str(folder), max_model_len=max_length, dtype=dtype, seed=seed, enable_prefix_caching=False)
+
+    def generate(prompts: list[str]) -> list[str]:
+        options = SamplingParams(temperature=temperature, max_tokens=max_new_tokens)
+        return [out.outputs[0].text for out in llm.generate(prompts, options, use_tqdm=False)]
+
+    return generate
