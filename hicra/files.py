@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
+from hicra.errors import HicraError, MissingError
+
 PACKAGE = Path(__file__).parent
 
 
@@ -61,7 +63,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         raise
 
 
-class JsonlError(ValueError):
+class JsonlError(HicraError):
     """A file that is not whole JSON Lines; the message names file, line and remedy."""
 
 
@@ -84,7 +86,7 @@ def iter_jsonl(path: Path | str) -> Iterator[tuple[int, dict]]:
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not a file; give the path of a .jsonl or .jsonl.gz file")
+        raise MissingError(f"{path} is not a file; give the path of a .jsonl or .jsonl.gz file")
     number = 0
     try:
         with gzip.open(path) if _is_gzip(path) else open(path, "rb") as stream:

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from hicra.errors import HicraError
+
 
 def shannon_entropy(counts: Iterable[int], base: float = 2) -> float:
     """Plug-in entropy of a frequency distribution; bits with `base=2`, NaN without counts.
@@ -86,7 +88,7 @@ def cluster_counts(gram_counts: Mapping[str, int], clusters: Mapping[str, int]) 
     """Occurrences per cluster. Raises ValueError for a gram without a cluster."""
     missing = sorted(set(gram_counts) - set(clusters))
     if missing:
-        raise ValueError(f"no cluster for {missing[:3]} ({len(missing)} grams): another lexicon?")
+        raise HicraError(f"no cluster for {missing[:3]} ({len(missing)} grams): another lexicon?")
     totals: Counter = Counter()
     for gram, count in gram_counts.items():
         totals[clusters[gram]] += count

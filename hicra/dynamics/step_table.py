@@ -56,6 +56,7 @@ from hicra.dynamics.entropy import (
     rarefied_entropy,
     shannon_entropy,
 )
+from hicra.errors import HicraError
 
 COPIED = ("loss", "grad_norm", "learning_rate", "seconds")
 FIELDS = (
@@ -210,15 +211,15 @@ def _number(value: float | None) -> float:
 
 def _check_steps(steps: Sequence[Mapping]) -> None:
     if not steps:
-        raise ValueError("the run has no steps to summarise")
+        raise HicraError("the run has no steps to summarise")
     _check_fields(steps, FIELDS)
     for before, after in pairwise(row["step"] for row in steps):
         if after <= before:
-            raise ValueError(f"step {after} follows step {before}: the record is not in order")
+            raise HicraError(f"step {after} follows step {before}: the record is not in order")
 
 
 def _check_fields(rows: Sequence[Mapping], fields: str) -> None:
     for position, row in enumerate(rows):
         missing = [key for key in fields.split() if key not in row]
         if missing:
-            raise ValueError(f"row {position} (step {row.get('step')}) lacks {', '.join(missing)}")
+            raise HicraError(f"row {position} (step {row.get('step')}) lacks {', '.join(missing)}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from hicra.errors import HicraError
+
 POSITIONS = 512  # scored at once: in 32 bit, all of a long completion would not fit beside the logits
 
 
@@ -22,7 +24,7 @@ def token_statistics(
     for part_ids, part_mask in zip(ids.split(rows), mask.split(rows), strict=True):
         logits = model(input_ids=part_ids, attention_mask=part_mask).logits  # (b, P+T, V)
         if logits.shape[1] != part_ids.shape[1]:  # Unsloth cuts what is longer than it was told
-            raise ValueError(
+            raise HicraError(
                 f"{part_ids.shape[1]} tokens were scored as {logits.shape[1]}: a prompt is longer than "
                 "max_prompt_length; raise it"
             )

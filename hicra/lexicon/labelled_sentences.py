@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from hicra.errors import HicraError
 from hicra.files import iter_jsonl
 from hicra.lexicon.lexicon import Lexicon
 
@@ -41,7 +42,7 @@ NOT_WRITTEN = frozenset({"Prompt"})  # sentences of the task, not of the model
 DRAWS = 2000
 
 
-class LabelError(ValueError):
+class LabelError(HicraError):
     """A label file that cannot be scored; the message names the place and the remedy."""
 
 

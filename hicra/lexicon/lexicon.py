@@ -14,13 +14,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+from hicra.errors import HicraError, MissingError
 from hicra.files import canonical, data_root, sha256, write_atomic
 from hicra.words import normalise, segments
 
 FORMAT = 1
 
 
-class LexiconError(ValueError):
+class LexiconError(HicraError):
     """A lexicon that cannot be used; the message names the file or entry and the remedy."""
 
 
@@ -147,7 +148,7 @@ class Lexicon:
         """
         n_left = len(self) - round(fraction * len(self)) if 0 <= fraction < 1 else 0
         if n_left < 1:
-            raise ValueError(
+            raise HicraError(
                 f"dropping the fraction {fraction} of {len(self)} grams leaves none; use 0 <= f < 1"
             )
         left = tuple(sorted(random.Random(seed).sample(self.grams, n_left)))
@@ -182,7 +183,7 @@ def _locate(source: Path | str) -> Path:
         if path.is_file():
             return path
     names = ", ".join(shipped()) or "none"
-    raise FileNotFoundError(f"no lexicon file {str(source)!r}; shipped lexicons: {names}")
+    raise MissingError(f"no lexicon file {str(source)!r}; shipped lexicons: {names}")
 
 
 def _gram(entry, name: str) -> str:

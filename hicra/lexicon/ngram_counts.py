@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hicra.errors import HicraError
 from hicra.files import sha256
 from hicra.words import segments
 
@@ -91,7 +92,7 @@ class EncodedCorpus:
             self.ends.append(self.ends[-1] + encoded.size)
             self.digest += int(sha256(text), 16)
         if len(self) == 0:
-            raise ValueError("no solution to build a lexicon from; give correct solutions")
+            raise HicraError("no solution to build a lexicon from; give correct solutions")
 
     def __len__(self) -> int:
         return len(self.ends) - 1

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from hicra.errors import HicraError
 from hicra.lexicon.lexicon import Lexicon
 from hicra.words import segments
 
@@ -43,7 +44,7 @@ def placebo_lexicon(lexicon: Lexicon, texts: Iterable[str], *, seed: int, name: 
         if len(chosen) == len(lexicon) and covered >= (1 - MISS) * target:
             break
     else:
-        raise ValueError(
+        raise HicraError(
             f"a placebo of {len(chosen)} n-grams on {covered} words is all the texts give; "
             f"{lexicon.name} has {len(lexicon)} on {target}: give more texts"
         )

@@ -6,6 +6,8 @@ import json
 import re
 from functools import lru_cache
 
+from hicra.errors import HicraError
+
 
 def token_bytes(tokenizer) -> list[bytes | None]:
     """The bytes of each id of a fast tokenizer; None for special tokens and ids without a token.
@@ -20,7 +22,7 @@ def token_bytes(tokenizer) -> list[bytes | None]:
     to_bytes = _byte_level if "ByteLevel" in kinds else _sentencepiece
     if not kinds & {"ByteLevel", "ByteFallback", "Metaspace"}:
         name = type(tokenizer).__name__
-        raise ValueError(
+        raise HicraError(
             f"{name} with decoder {sorted(kinds)}: token bytes are known only for fast tokenizers "
             "of the byte-level BPE or SentencePiece kind"
         )

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from hicra.errors import HicraError
 from hicra.files import write_atomic
 from hicra.study.launch import Job, train_all
 from hicra.study.profiles import DEFAULTS, Profile, get_profile
@@ -63,12 +64,12 @@ def condition_profile(name: str, profile: str = "sandbox", **overrides) -> Profi
     Raises ValueError for an unknown condition, and for one that needs the sandbox elsewhere.
     """
     if name not in CONDITIONS:
-        raise ValueError(f"unknown condition {name!r}; choose one of: {', '.join(CONDITIONS)}")
+        raise HicraError(f"unknown condition {name!r}; choose one of: {', '.join(CONDITIONS)}")
     settings = CONDITIONS[name].overrides
     if profile == "sandbox":
         settings = {**COMMON, "seeds": SEEDS, **settings}
     elif "sandbox" in str(settings):
-        raise ValueError(f"condition {name!r} is the sandbox's own ({settings}); {profile} has none like it")
+        raise HicraError(f"condition {name!r} is the sandbox's own ({settings}); {profile} has none like it")
     return get_profile(profile, **{**settings, **overrides})
 
 

@@ -17,6 +17,7 @@ import nbformat
 import papermill
 from tqdm import tqdm
 
+from hicra.errors import HicraError
 from hicra.files import data_path, folder_sha256, sha256, write_atomic
 from hicra.study.launch import status
 from hicra.study.record.run_folder import RunFolder
@@ -27,7 +28,7 @@ READS_RECORDS = ("05_controls", "06_boundary")  # nothing but the committed run 
 LINE_SECONDS = 5.0
 
 
-class StudyError(ValueError):
+class StudyError(HicraError):
     """A notebook that cannot be run as asked; nothing was run."""
 
 

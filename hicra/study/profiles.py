@@ -9,6 +9,8 @@ import importlib.util
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 
+from hicra.errors import HicraError
+
 LOGGERS = ("", "trackio", "wandb")
 ARMS = ("grpo", "hicra", "entropy_reg", "high_entropy", "symmetric", "gated")
 
@@ -193,53 +195,53 @@ def _check(profile: Profile, name: str, value) -> None:
     wanted = type(getattr(profile, name))
     number = wanted is float and isinstance(value, int) and not isinstance(value, bool)
     if not (isinstance(value, wanted) and isinstance(value, bool) == (wanted is bool)) and not number:
-        raise ValueError(
+        raise HicraError(
             f"profile override {name}={value!r} is a {type(value).__name__}; give a {wanted.__name__}"
         )
     if isinstance(value, int | float) and not value >= 0:
-        raise ValueError(f"profile override {name}={value!r} must not be negative")
+        raise HicraError(f"profile override {name}={value!r} must not be negative")
 
 
 def _seeds(value) -> tuple[int, ...]:
     good = isinstance(value, list | tuple) and len(set(map(str, value))) == len(value) > 0
     if not good or not all(type(seed) is int and seed >= 0 for seed in value):
-        raise ValueError(f"profile override seeds={value!r}; give a list of distinct seeds, [0, 1]")
+        raise HicraError(f"profile override seeds={value!r}; give a list of distinct seeds, [0, 1]")
     return tuple(value)
 
 
 def _names(value) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
-        raise ValueError(f'profile override benchmarks={value!r}; give a list of names, ["math500"]')
+        raise HicraError(f'profile override benchmarks={value!r}; give a list of names, ["math500"]')
     return tuple(value)
 
 
 def _check_together(profile: Profile) -> None:
     """What a field's type alone does not tell."""
     if not 0 <= profile.alpha < 1:
-        raise ValueError(f"alpha={profile.alpha} is outside [0, 1); the paper uses 0.2")
+        raise HicraError(f"alpha={profile.alpha} is outside [0, 1); the paper uses 0.2")
     if "{problem}" not in profile.prompt_template:
-        raise ValueError(f"prompt_template={profile.prompt_template!r} has no {{problem}}; put it in")
+        raise HicraError(f"prompt_template={profile.prompt_template!r} has no {{problem}}; put it in")
     if profile.credit_lexicon == "oracle" and profile.problem_set != "sandbox":
-        raise ValueError(
+        raise HicraError(
             f"credit_lexicon='oracle': the true spans of {profile.problem_set!r} are unknown; name a lexicon"
         )
     if profile.report_to not in LOGGERS:
-        raise ValueError(
+        raise HicraError(
             f"report_to={profile.report_to!r} is unknown; choose one of: {', '.join(LOGGERS[1:])}"
         )
     if profile.report_to and importlib.util.find_spec(profile.report_to) is None:
-        raise ValueError(f"report_to={profile.report_to!r} is not installed; pip install {profile.report_to}")
+        raise HicraError(f"report_to={profile.report_to!r} is not installed; pip install {profile.report_to}")
     if profile.processes < 1 or profile.prompts_per_step % profile.processes:
-        raise ValueError(
+        raise HicraError(
             f"processes={profile.processes} cannot share a step's {profile.prompts_per_step} prompts evenly"
         )
     rows = profile.prompts_per_step * profile.group_size // profile.processes
     if profile.rows_per_pass and rows % profile.rows_per_pass:
-        raise ValueError(
+        raise HicraError(
             f"rows_per_pass={profile.rows_per_pass} does not divide a process's {rows} completions a step"
         )
     if profile.group_size < 2:
-        raise ValueError(f"group_size={profile.group_size}: a group needs 2 completions or more")
+        raise HicraError(f"group_size={profile.group_size}: a group needs 2 completions or more")
 
 
 def get_profile(name: str, **overrides) -> Profile:
@@ -249,12 +251,12 @@ def get_profile(name: str, **overrides) -> Profile:
     the wrong type, or an `alpha` outside [0, 1).
     """
     if name not in PROFILES:
-        raise ValueError(f"unknown profile {name!r}; choose one of: {', '.join(PROFILES)}")
+        raise HicraError(f"unknown profile {name!r}; choose one of: {', '.join(PROFILES)}")
     profile = PROFILES[name]
     known = [f.name for f in fields(Profile) if f.name not in ("name", "world")]
     for key, value in overrides.items():
         if key not in known:
-            raise ValueError(f"unknown profile field {key!r}; the fields are: {', '.join(known)}")
+            raise HicraError(f"unknown profile field {key!r}; the fields are: {', '.join(known)}")
         if key == "seeds":
             overrides["seeds"] = _seeds(value)
         elif key == "benchmarks":

@@ -18,6 +18,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from hicra.errors import HicraError
 from hicra.files import write_atomic
 from hicra.study.verdicts.intervals import Interval, interval
 
@@ -172,11 +173,11 @@ def require(frame: pd.DataFrame, columns: Sequence[str], arms: Sequence[str]) ->
         raise ValueError(f"the frame has no column {', '.join(missing)}")
     absent = sorted(set(arms) - set(frame["arm"]))
     if absent:
-        raise ValueError(f"no run of arm {absent}; the frame has {sorted(set(frame['arm']))}")
+        raise HicraError(f"no run of arm {absent}; the frame has {sorted(set(frame['arm']))}")
     chosen = frame[frame["arm"].isin(arms)]
     empty = [name for name in columns if chosen[name].isna().all()]
     if empty:
-        raise ValueError(f"{', '.join(empty)} holds no value for {', '.join(arms)}")
+        raise HicraError(f"{', '.join(empty)} holds no value for {', '.join(arms)}")
     return chosen
 
 

@@ -13,6 +13,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from hicra.errors import HicraError, MissingError
 from hicra.files import canonical, data_path, sha256
 from hicra.study.problems.prompts import worked_rows
 from hicra.study.profiles import Profile
@@ -73,7 +74,7 @@ def _from_hub(name: str) -> Path:
 
     model, _, revision = name.partition("@")
     if not re.fullmatch(r"[0-9a-f]{40}", revision):
-        raise ValueError(
+        raise HicraError(
             f"base hub:{name} is pinned to no commit; write hub:{model}@ and the 40 hexadecimal digits from "
             f"https://huggingface.co/{model}/commits/main"
         )
@@ -84,7 +85,7 @@ def _unpacked(package: str) -> Path:
     spec = importlib.util.find_spec(package)
     files = sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf")) if spec else []
     if not files:
-        raise FileNotFoundError(f"the package {package} with its GGUF weights is not installed; `make study`")
+        raise MissingError(f"the package {package} with its GGUF weights is not installed; `make study`")
     out = cache_root() / f"{package}-{files[0].stem}"
     if not out.exists():
         from hicra.study.policy import unsloth_models

@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from hicra.dynamics.step_table import pass_at_k
+from hicra.errors import HicraError
 from hicra.files import write_atomic
 from hicra.study.problems.grading import grade
 from hicra.study.problems.prompts import benchmark_tasks
@@ -41,7 +42,7 @@ def evaluate(
     given). Raises ValueError for an empty problem set.
     """
     if not problems:
-        raise ValueError("no problem to evaluate on; give at least one")
+        raise HicraError("no problem to evaluate on; give at least one")
     repeated = [p for p in problems for _ in range(samples)]
     completions = generate([p.prompt for p in repeated])
     grades = grade(completions, [p.answer for p in repeated], prefilled_think=prefilled_think)
@@ -77,7 +78,7 @@ def score_run(folder: Path | str, *, use_vllm: bool, **overrides) -> pd.DataFram
     profile = get_profile(settings["name"], **{**own, **overrides})
     sets = benchmark_tasks(profile)
     if not sets:
-        raise ValueError(f"{run.path} names no benchmark; give some with overrides, benchmarks")
+        raise HicraError(f"{run.path} names no benchmark; give some with overrides, benchmarks")
     generate = _generator(profile, run.policy(), use_vllm)
     rows = []
     for name, (tasks, samples) in sets.items():

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from hicra.errors import HicraError
 from hicra.files import write_atomic
 from hicra.study.record.run_folder import RunError, RunFolder
 
@@ -102,11 +103,11 @@ def publish(folder: Path | str, repository: str, *, merge: bool = False) -> str:
     if not run.finished:
         raise RunError(f"{run.path} is not a finished run; its policy is not final")
     if not os.environ.get("HF_TOKEN"):
-        raise ValueError("HF_TOKEN is not set; put a token that may write to the Hub into the environment")
+        raise HicraError("HF_TOKEN is not set; put a token that may write to the Hub into the environment")
     settings = run.manifest()["settings"]
     adapter = settings["lora_rank"] > 0 and not merge
     if adapter and (settings["warm_start_steps"] or not settings["base"].startswith("hub:")):
-        raise ValueError(
+        raise HicraError(
             f"the adapter's base {settings['base']} is not on the Hub as it was used; add --merge"
         )
     hub = HfApi(token=os.environ["HF_TOKEN"])

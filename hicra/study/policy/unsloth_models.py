@@ -26,6 +26,8 @@ from transformers import (  # noqa: E402
     PreTrainedTokenizerBase,
 )
 
+from hicra.errors import MissingError  # noqa: E402
+
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -48,7 +50,7 @@ def load_policy(
     """
     base = Path(base)
     if not any((base / name).exists() for name in ("config.json", "adapter_config.json")):
-        raise FileNotFoundError(f"no model in {base}; `make sandbox-base` trains the sandbox's")
+        raise MissingError(f"no model in {base}; `make sandbox-base` trains the sandbox's")
     recompute = "unsloth" if gradient_checkpointing else False
     model, tokenizer = unsloth.FastLanguageModel.from_pretrained(
         str(base),

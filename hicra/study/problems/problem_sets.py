@@ -15,13 +15,14 @@ from typing import NamedTuple
 import yaml
 
 from hicra.boxed import extract_boxed
+from hicra.errors import HicraError
 from hicra.files import data_path, iter_jsonl
 from hicra.words import fold
 
 _SIGNIFICANT = re.compile(r"[^\W_]|[-+*/=<>^!|%]|(?<=[0-9])\.(?=[0-9])")
 
 
-class ProblemError(ValueError):
+class ProblemError(HicraError):
     """A problem set that cannot be used; the message names the record, the field and the remedy."""
 
 

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from functools import cache
 from typing import NamedTuple
 
+from hicra.errors import HicraError
 from hicra.study.problems.contamination import Report, refuse_contaminated
 from hicra.study.problems.problem_sets import Problem, read_set, samples_of, set_name, split
 from hicra.study.problems.sandbox import SandboxProblem, is_held_out, problems, worked_solution
@@ -62,7 +63,7 @@ def fitting(tasks: Sequence[Task], tokenizer, longest: int) -> list[Task]:
     lengths = map(len, tokenizer([task.prompt for task in tasks])["input_ids"])
     found = [task for task, length in zip(tasks, lengths, strict=True) if length <= longest]
     if not found:
-        raise ValueError(f"every prompt is longer than max_prompt_length={longest} tokens; raise it")
+        raise HicraError(f"every prompt is longer than max_prompt_length={longest} tokens; raise it")
     return found
 
 
@@ -87,7 +88,7 @@ def worked_rows(profile: Profile, n: int) -> list[dict[str, str]]:
     else:
         solved = [p for p in _split(profile)[0] if p.solution]
         if not solved:
-            raise ValueError(
+            raise HicraError(
                 f"{profile.problem_set} has no worked solutions to warm start on; give its records a field "
                 "`solution`, or set warm_start_steps to 0"
             )

@@ -17,6 +17,8 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from hicra.errors import HicraError
+
 # A strategy is a generator: it yields (expression, true value) and is sent the value the solution
 # states; ("try", None) asks for a guess. It returns the answer that follows from the stated values.
 Program = Generator[tuple[str, int | None], int, int]
@@ -204,7 +206,7 @@ def _numbers(family: str, rng: random.Random) -> tuple[int, ...]:
 def make_problem(family: str, numbers: tuple[int, ...]) -> SandboxProblem:
     """The problem of `family` with these numbers; ValueError for an unknown family."""
     if family not in FAMILIES:
-        raise ValueError(f"unknown problem family {family!r}; choose one of {', '.join(FAMILIES)}")
+        raise HicraError(f"unknown problem family {family!r}; choose one of {', '.join(FAMILIES)}")
     a, b, c = (*numbers, 0)[:3]
     if family == "product":
         text, answer = f"What is {a} times {b}?", a * b
@@ -229,7 +231,7 @@ def problems(n: int, seed: int, *, held_out: bool = False) -> list[SandboxProble
     for more held-out problems than the smallest family has.
     """
     if held_out and n > HELD_OUT_MOST:
-        raise ValueError(f"{n} held-out problems asked; the world has at most {HELD_OUT_MOST}")
+        raise HicraError(f"{n} held-out problems asked; the world has at most {HELD_OUT_MOST}")
     rng, found, seen = random.Random(f"problems-{seed}-{held_out}"), [], set()
     while len(found) < n:
         problem = make_problem(FAMILIES[len(found) % 4], _numbers(FAMILIES[len(found) % 4], rng))

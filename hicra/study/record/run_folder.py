@@ -22,13 +22,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 
+from hicra.errors import HicraError
 from hicra.files import canonical, file_sha256, folder_sha256, write_atomic
 
 FORMAT = 1
 RECORDS = ("steps.jsonl", "evals.jsonl", "rollouts.jsonl")
 
 
-class RunError(ValueError):
+class RunError(HicraError):
     """A run folder that cannot be used as it is; the message says what to do."""
 
 

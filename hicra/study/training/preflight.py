@@ -18,6 +18,7 @@ from hicra.study.policy.base_models import base_folder, load_base
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from hicra.errors import HicraError
 from hicra.files import PACKAGE
 from hicra.lexicon.lexicon import Lexicon
 from hicra.study.problems.grading import grade
@@ -64,7 +65,7 @@ def preflight(profile: Profile) -> list[Check]:
 def _refuse(profile: Profile, checks: list[Check]) -> None:
     wrong = [f"{c.name}: {c.found}; {c.remedy}" for c in checks if c.verdict == "STOP"]
     if wrong:
-        raise ValueError(f"not ready for {profile.name}. " + " ".join(wrong))
+        raise HicraError(f"not ready for {profile.name}. " + " ".join(wrong))
 
 
 def check_versions(lock: Path = PACKAGE.parent / "requirements" / "lock.txt") -> Check:

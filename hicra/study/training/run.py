@@ -17,6 +17,7 @@ from pathlib import Path
 from hicra.study.policy.base_models import base_folder, load_base
 from hicra.study.policy.model_card import model_card
 
+from hicra.errors import HicraError
 from hicra.files import data_path, folder_sha256, sha256, write_atomic
 from hicra.lexicon.lexicon import Lexicon
 from hicra.study.problems.prompts import Task, explainer, fitting, held_out_tasks, training_tasks
@@ -74,7 +75,7 @@ def credit_lexicon(profile: Profile, seed: int) -> Lexicon | None:
 def run_settings(profile: Profile, arm: str, seed: int) -> dict:
     """What decides the run's numbers; a folder made with other settings is refused."""
     if arm not in ARMS:
-        raise ValueError(f"unknown arm {arm!r}; choose one of: {', '.join(ARMS)}")
+        raise HicraError(f"unknown arm {arm!r}; choose one of: {', '.join(ARMS)}")
     credited = credit_lexicon(profile, seed)
     kept = {k: v for k, v in profile.settings().items() if k not in NOT_DECISIVE + LEXICON}
     return {

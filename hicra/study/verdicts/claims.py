@@ -11,6 +11,7 @@ import pandas as pd
 import yaml
 from scipy import stats
 
+from hicra.errors import HicraError
 from hicra.files import data_path
 from hicra.study.verdicts.intervals import interval
 from hicra.study.verdicts.run_quantities import unit
@@ -20,7 +21,7 @@ RULES = ("above", "below", "within")
 REPLICATED, NOT_REPLICATED, NOT_TESTED = "replicated", "not replicated", "not tested here"
 
 
-class ClaimError(ValueError):
+class ClaimError(HicraError):
     """A claims file that cannot be judged by; the message names the claim."""
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from hicra.errors import HicraError
 from hicra.files import canonical, iter_jsonl, sha256, write_atomic
 from hicra.lexicon.lexicon import Lexicon
 from hicra.words import segments
@@ -51,7 +52,7 @@ def draw_items(lexicon: Lexicon, texts: Sequence[str], n: int, seed: int = 0) ->
     for kind, name in (("gram", "Strategic Grams"), ("other", "other n-grams")):
         by_phrase = found[kind]
         if len(by_phrase) < n:
-            raise ValueError(
+            raise HicraError(
                 f"the texts hold {len(by_phrase)} different {name}, fewer than n={n}; give more texts"
             )
         items += [rng.choice(by_phrase[phrase]) for phrase in rng.sample(sorted(by_phrase), n)]
@@ -106,7 +107,7 @@ def item_html(item: Item) -> str:
 def save_answer(path: Path | str, item: Item, annotator: str, strategic: bool) -> None:
     """Add or replace one annotator's answer to one item. Raises ValueError for an empty name."""
     if not annotator.strip():
-        raise ValueError("the annotator has no name; agreement needs to know whose answer it is")
+        raise HicraError("the annotator has no name; agreement needs to know whose answer it is")
     row = {**item._asdict(), "annotator": annotator.strip(), "strategic": strategic}
     key = (item.id, row["annotator"])
     rows = [r for r in read_answers(path) if (r["id"], r["annotator"]) != key]

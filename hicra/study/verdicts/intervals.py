@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from hicra.errors import HicraError
+
 # column of `dynamics.summarise` -> quantity in the results table, with its unit
 DYNAMICS = {
     "semantic_entropy_change": "semantic entropy change, plug-in (bits)",
@@ -54,7 +56,7 @@ def paired_interval(ours: pd.Series, theirs: pd.Series, confidence: float = 0.95
     """
     seeds = ours.index.intersection(theirs.index)
     if seeds.empty:
-        raise ValueError(f"no seed is in both {list(ours.index)} and {list(theirs.index)}")
+        raise HicraError(f"no seed is in both {list(ours.index)} and {list(theirs.index)}")
     return interval(ours[seeds] - theirs[seeds], confidence)
 
 
@@ -97,7 +99,7 @@ def per_seed(frame: pd.DataFrame, evals: pd.DataFrame, last: int = 5) -> pd.Data
         rows += [(arm, seed, "accuracy gain (share)", final - base)]
         steps = frame[(frame["arm"] == arm) & (frame["seed"] == seed)].sort_values("step")
         if steps.empty:
-            raise ValueError(f"arm {arm}, seed {seed} has evaluations but no steps")
+            raise HicraError(f"arm {arm}, seed {seed} has evaluations but no steps")
         ends = steps.tail(last)[list(DYNAMICS)].mean()
         rows += [(arm, seed, quantity, ends[column]) for column, quantity in DYNAMICS.items()]
     return pd.DataFrame(rows, columns=["arm", "seed", "quantity", "value"])
@@ -105,9 +107,9 @@ def per_seed(frame: pd.DataFrame, evals: pd.DataFrame, last: int = 5) -> pd.Data
 
 def _check_ends(evals: pd.DataFrame) -> None:
     if evals.empty:
-        raise ValueError("there are no evaluations to take results from")
+        raise HicraError("there are no evaluations to take results from")
     ends = evals.groupby(["arm", "seed"])["step"].agg(["min", "max"])
     if (ends["min"] != 0).any():
-        raise ValueError(f"not evaluated at step 0: {list(ends.index[ends['min'] != 0])}")
+        raise HicraError(f"not evaluated at step 0: {list(ends.index[ends['min'] != 0])}")
     if ends["max"].nunique() > 1:
-        raise ValueError(f"runs end at different steps: {ends['max'].to_dict()}; finish them first")
+        raise HicraError(f"runs end at different steps: {ends['max'].to_dict()}; finish them first")

@@ -18,6 +18,8 @@ from typing import NamedTuple
 import httpx
 from sklearn.metrics import cohen_kappa_score
 
+from hicra.errors import HicraError
+
 CAUSES = {
     "planning": "the approach could not have led to the answer, or was abandoned before its end",
     "execution": "the approach would have worked, but a step was computed or copied wrongly",
@@ -42,7 +44,7 @@ Solution:
 Reply with one word, the name of the cause."""
 
 
-class JudgeError(ValueError):
+class JudgeError(HicraError):
     """The judge could not be asked; the message names the address and the remedy."""
 
 
@@ -121,7 +123,7 @@ def agreement(judged: Sequence[str], exact: Sequence[str]) -> Agreement:
     Raises ValueError for none, or for lists of different lengths.
     """
     if not judged or len(judged) != len(exact):
-        raise ValueError(f"{len(judged)} judgements for {len(exact)} exact labels; give one each")
+        raise HicraError(f"{len(judged)} judgements for {len(exact)} exact labels; give one each")
     # An unclear reply must not agree by chance, so it is a class of its own.
     ours = [cause if cause == UNCLEAR else str(cause == "planning") for cause in judged]
     true = [str(kind == "planning") for kind in exact]

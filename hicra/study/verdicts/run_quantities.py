@@ -27,6 +27,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from hicra.errors import HicraError
 from hicra.study.verdicts.compass import EDGE, PREDICTORS, prediction
 
 CHANGED = (
@@ -112,7 +113,7 @@ def _predictions(run: pd.DataFrame) -> Mapping[str, float]:
 def _means(run: pd.DataFrame) -> tuple[pd.Series, pd.Series, pd.Series]:
     """Means of a run's first, middle and last EDGE steps."""
     if len(run) < 2 * EDGE:
-        raise ValueError(f"a run of {len(run)} steps is too short: early and late need {EDGE} steps each")
+        raise HicraError(f"a run of {len(run)} steps is too short: early and late need {EDGE} steps each")
     numbers = run.select_dtypes("number")
     start = (len(run) - EDGE) // 2
     return tuple(numbers.iloc[i : i + EDGE].mean() for i in (0, start, len(run) - EDGE))
