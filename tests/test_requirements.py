@@ -42,11 +42,12 @@ def test_an_extra_lock_adds_and_changes_nothing(extra, name):
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
-def test_badge_and_set_up_cell_follow_from_the_address(path):
-    assert path.read_text() == nbformat.writes(derive.with_first_cells(path)) + "\n"
-    badge, setup = nbformat.read(path, as_version=4).cells[1:3]
-    assert derive.address().removeprefix("https://github.com/") in badge.source
-    assert f"git+{derive.address()}" in setup.source
+def test_a_badge_stands_where_the_address_is_somebodys(path):
+    assert path.read_text() == nbformat.writes(derive.with_badge(path, derive.address())) + "\n"
+    own = derive.with_badge(path, "https://github.com/somebody/hicra").cells[1].source
+    assert f"github/somebody/hicra/blob/main/notebooks/{path.name}" in own
+    nobody = derive.with_badge(path, "https://github.com/OWNER/hicra")
+    assert "colab.research" not in nbformat.writes(nobody)
 
 
 def test_environment_yml_is_derived_from_the_pins():

@@ -7,7 +7,17 @@ import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
 from hicra.__main__ import main
-from hicra.study.notebooks import NOTEBOOKS, STUDY, StudyError, check_parameters, run_study
+from hicra.study.notebooks import (
+    NOTEBOOKS,
+    PLACES,
+    STUDY,
+    StudyError,
+    check_parameters,
+    published,
+    run_study,
+    stamp,
+    stamped,
+)
 
 PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
 
@@ -27,7 +37,6 @@ def test_a_notebook_is_in_the_house_style(path):
     assert len(notebook.cells) <= 30
     assert "widgets" not in notebook.metadata
     for cell in _cells(path, "code"):
-        assert cell.outputs == []
         assert cell.execution_count is None
         assert len(cell.source.splitlines()) <= 15
         tree = ast.parse(TransformerManager().transform_cell(cell.source))
@@ -37,24 +46,67 @@ def test_a_notebook_is_in_the_house_style(path):
     assert all("#" in line for line in _parameters(path).source.splitlines())
 
 
-def test_hicra_is_grpo_with_another_parameters_cell():
-    two, three = (NOTEBOOKS / f"{n}.ipynb" for n in ("02_grpo_baseline", "03_hicra"))
-    differ = [  # notebook names stand in their badges, which are Markdown
-        (a.source, b.source)
-        for a, b in zip(_cells(two, "code"), _cells(three, "code"), strict=True)
-        if a.source != b.source
+@pytest.mark.parametrize("name", STUDY)
+def test_a_committed_notebook_shows_what_its_source_and_the_records_give(name):
+    path = NOTEBOOKS / f"{name}.ipynb"
+    assert stamped(path) == stamp(path, {}), "run `make notebooks` and commit"
+    assert any(cell.outputs for cell in _cells(path, "code"))
+    assert not PLACES.search(path.read_text())
+
+
+def test_a_changed_source_or_parameter_changes_the_stamp(tmp_path):
+    path = tmp_path / "02_grpo_baseline.ipynb"
+    path.write_text((NOTEBOOKS / path.name).read_text())
+    before = stamp(path, {})
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[3].outputs = []
+    nbformat.write(notebook, path)
+    assert stamp(path, {}) == before != stamp(path, {"arm": "hicra"})
+    notebook.cells[0].source += " "
+    nbformat.write(notebook, path)
+    assert stamp(path, {}) != before
+
+
+def test_a_published_notebook_holds_no_trace_of_the_machine(tmp_path):
+    path = tmp_path / "x.ipynb"
+    cells = [nbformat.v4.new_code_cell("1", metadata={"tags": ["injected-parameters"]})]
+    cells += [nbformat.v4.new_code_cell("2", metadata={"papermill": {"duration": 1.0}}, execution_count=7)]
+    cells[1].outputs = [
+        nbformat.v4.new_output("stream", name="stderr", text="50%|##"),
+        nbformat.v4.new_output("execute_result", {"text/plain": "2"}, execution_count=7),
     ]
-    assert differ == [(_parameters(two).source, _parameters(three).source)]
-    changed = [(a, b) for a, b in zip(*(d.splitlines() for d in differ[0]), strict=True) if a != b]
-    assert [line.split("  #")[0] for pair in changed for line in pair] == [
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    notebook.metadata = {
+        "papermill": {"duration": 1.0},
+        "kernelspec": {"name": "python3"},
+        "hicra": {"stamp": "s"},
+    }
+    nbformat.write(notebook, path)
+    [cell] = published(path).cells
+    assert (cell.metadata, cell.execution_count, len(cell.outputs)) == ({}, None, 1)
+    assert cell.outputs[0].execution_count is None
+    notebook.cells[1].outputs[1].data["text/plain"] = "saved in /home/somebody/hicra/runs"
+    nbformat.write(notebook, path)
+    with pytest.raises(StudyError, match="/home/somebody/hicra/runs.*do not print paths"):
+        published(path)
+
+
+def test_hicra_differs_from_grpo_in_its_arm_and_in_what_it_compares():
+    two, three = (_parameters(NOTEBOOKS / f"{n}.ipynb").source for n in ("02_grpo_baseline", "03_hicra"))
+    differ = [(a, b) for a, b in zip(two.splitlines(), three.splitlines(), strict=True) if a != b]
+    assert [line.split("  #")[0] for pair in differ for line in pair] == [
         'arm: str = "grpo"',
         'arm: str = "hicra"',
     ]
+    sources = [
+        [c.source for c in _cells(NOTEBOOKS / f"{n}.ipynb", "code")] for n in ("02_grpo_baseline", "03_hicra")
+    ]
+    assert sum(source in sources[1] for source in sources[0]) >= len(sources[0]) - 2
 
 
 def test_the_runner_is_strict(tmp_path):
     with pytest.raises(StudyError, match="no parameter profil; it takes: .*profile"):
-        check_parameters(PATHS[0], {"profil": "sandbox"})
+        check_parameters(PATHS[1], {"profil": "sandbox"})
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x = 1")])
     path = tmp_path / "untagged.ipynb"
     nbformat.write(notebook, path)

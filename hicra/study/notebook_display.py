@@ -1,13 +1,21 @@
-"""What notebooks show beside figures: versions, and one status line that updates in place."""
+"""What notebooks show beside figures: answers in a sentence, readiness, versions, a line that updates."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
-import pandas as pd
+from hicra.study.training.preflight import Check
 
+import pandas as pd
+from IPython.display import Markdown, Pretty, display
+
+from hicra.study.record.run_folder import RunFolder
+from hicra.study.record.run_tables import Study
 from hicra.study.training.run import PACKAGES
+from hicra.study.verdicts.intervals import paired_interval
+
+EDGE = 5  # steps at either end of a run whose mean stands for it
 
 
 def versions() -> pd.DataFrame:
@@ -17,7 +25,69 @@ def versions() -> pd.DataFrame:
 
 def live_line() -> Callable[[str], None]:
     """A function that replaces the text it showed before, in the cell that called this."""
-    from IPython.display import Pretty, display
-
     handle = display(Pretty("starting"), display_id=True)
     return lambda line: handle.update(Pretty(line))
+
+
+def ready(checks: Sequence[Check]) -> Markdown | pd.DataFrame:
+    """One line where a machine is ready, else the checks that are not."""
+    wrong = [check for check in checks if check.verdict != "ok"]
+    if not wrong:
+        return Markdown(f"This machine is ready: {len(checks)} checks passed.")
+    return pd.DataFrame(wrong).set_index("name")
+
+
+def answers(verdicts: pd.DataFrame, *ids: str) -> Markdown:
+    """The verdicts on these claims, a sentence each with its number and interval."""
+    rows = verdicts.set_index("id").loc[list(ids)].itertuples()
+    return Markdown("\n".join(f"- **{row.claim}: {row.verdict}.** {_number(row)}" for row in rows))
+
+
+def _number(row) -> str:
+    if pd.isna(row.ours):
+        return f"{row.note}."
+    interval = f"95 % interval {row.low:+.3f} to {row.high:+.3f}, {row.seeds:.0f} seeds"
+    return f"{row.ours:+.3f} {row.unit} ({interval})."
+
+
+def phases(study: Study) -> Markdown:
+    """What these runs say of the paper's two phases: their last steps against their first."""
+    first, last = _ends(study.steps)
+    evals = study.evals.sort_values("step").groupby("seed")["accuracy"]
+    accuracy = evals.first().mean(), evals.last().mean()
+    perplexity = last["perplexity_execution"] / first["perplexity_execution"] - 1
+    plain, matched = (last[name] - first[name] for name in ("semantic_entropy", "semantic_entropy_matched"))
+    return Markdown(
+        f"**Held-out accuracy went from {accuracy[0]:.2f} to {accuracy[1]:.2f}** (mean over {len(evals)} "
+        f"seeds). Perplexity of execution tokens changed by {perplexity:+.1%}: the first phase "
+        f"{_shows(perplexity < 0)}. Semantic entropy changed by {plain:+.2f} bits, matched for the number of "
+        f"occurrences by {matched:+.2f}: the second phase {_shows(min(plain, matched) > 0)}."
+    )
+
+
+def _ends(steps: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
+    """Means of the quantities of `phases` over the first and the last steps of all runs."""
+    columns = ["perplexity_execution", "semantic_entropy", "semantic_entropy_matched"]
+    runs = steps.sort_values("step").groupby("seed")[columns]
+    return runs.head(EDGE).mean(), runs.tail(EDGE).mean()
+
+
+def _shows(holds: bool) -> str:
+    return "shows" if holds else "does not show"
+
+
+def against_grpo(study: Study, arm: str, runs: Sequence[RunFolder]) -> Markdown:
+    """`arm` against GRPO on the seeds both have, and how many tokens' credit `runs` of it changed."""
+    final = study.evals.sort_values("step").groupby(["arm", "seed"])["accuracy"].last()
+    found = paired_interval(final[arm], final["grpo"])
+    rows = [row for run in runs for row in run.read("steps.jsonl")]
+    n_tokens = sum(row["n_planning"] + row["n_execution"] for row in rows)
+    share = sum(row["n_credit_changed"] for row in rows) / n_tokens
+    reading = "higher" if found.low > 0 else "lower" if found.high < 0 else "the seeds cannot tell them apart"
+    interval = f"95 % interval {found.low:+.3f} to {found.high:+.3f}, {found.n} seeds"
+    interval = interval if found.n > 1 else "one seed, no interval"
+    return Markdown(
+        f"**Final held-out accuracy, {arm} minus GRPO: {found.mean:+.3f}** "
+        f"({interval}): {reading}. The credit of {share:.0%} of all "
+        "tokens changed; the others do not plan, or stand in groups whose answers all scored alike."
+    )

@@ -7,6 +7,7 @@ are errors, before anything runs.
 from __future__ import annotations
 
 import json
+import re
 import sys
 import threading
 import time
@@ -15,17 +16,21 @@ from pathlib import Path
 
 import nbformat
 import papermill
-from tqdm import tqdm
 
 from hicra.errors import HicraError
-from hicra.files import data_path, folder_sha256, sha256, write_atomic
+from hicra.files import data_root, folder_sha256, sha256, write_atomic
 from hicra.study.launch import status
 from hicra.study.record.run_folder import RunFolder
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
-STUDY = ("01_strategic_grams", "02_grpo_baseline", "03_hicra", "04_figures", "05_controls", "06_boundary")
-READS_RECORDS = ("05_controls", "06_boundary")  # nothing but the committed run records
-LINE_SECONDS = 5.0
+TRAINING = ("02_grpo_baseline", "03_hicra")
+STUDY = ("00_start_here", "01_strategic_grams", *TRAINING, "04_figures", "05_controls", "06_boundary")
+READS_RECORDS = ("00_start_here", "04_figures", "05_controls", "06_boundary")  # at least, the committed ones
+LINE_SECONDS = 10.0
+INJECTED = "injected-parameters"  # papermill's tag
+PLACES = re.compile(
+    r"(?<![\w.])/(?:home|root|tmp|Users|content)/[^\s\"\\]*|site-packages|" + re.escape(str(NOTEBOOKS.parent))
+)
 
 
 class StudyError(HicraError):
@@ -47,15 +52,27 @@ def check_parameters(path: Path, parameters: dict) -> None:
         raise StudyError(f"{path.name} has no parameter {', '.join(unknown)}; it takes: {', '.join(known)}")
 
 
+def stamp(path: Path, parameters: dict) -> str:
+    """A hash of what decides a notebook's outputs: its source, its parameters, the committed run records."""
+    cells = nbformat.read(path, as_version=4).cells
+    source = [[c.cell_type, c.source] for c in cells if INJECTED not in c.metadata.get("tags", [])]
+    records = folder_sha256(data_root() / "experiments", "manifest.json")
+    return sha256(json.dumps([source, parameters, records], sort_keys=True))
+
+
+def stamped(path: Path) -> str | None:
+    """The stamp of the run whose outputs a notebook holds, None where it holds none."""
+    return nbformat.read(path, as_version=4).metadata.get("hicra", {}).get("stamp")
+
+
 def run_notebook(path: Path, out: Path, parameters: dict, runs: Path) -> Path:
     """Execute one notebook into `out`.
 
     A copy made from the same source, parameters and committed run records is reused.
     """
     check_parameters(path, parameters)
-    records = folder_sha256(data_path("experiments"), "manifest.json")
-    stamp = sha256(path.read_text() + json.dumps(parameters, sort_keys=True) + records)
-    if out.exists() and nbformat.read(out, as_version=4).metadata.get("hicra_stamp") == stamp:
+    wanted = stamp(path, parameters)
+    if out.exists() and stamped(out) == wanted:
         print(f"{path.stem}: done before, kept", flush=True)
         return out
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -64,14 +81,49 @@ def run_notebook(path: Path, out: Path, parameters: dict, runs: Path) -> Path:
             str(path),
             str(out),
             parameters=parameters,
-            progress_bar=False,
+            progress_bar=sys.stderr.isatty(),
             kernel_name="python3",
             cwd=str(path.parent),
         )
     done = nbformat.read(out, as_version=4)
-    done.metadata["hicra_stamp"] = stamp
+    done.metadata["hicra"] = {"stamp": wanted}
     write_atomic(out, nbformat.writes(done) + "\n")
     return out
+
+
+def publish_notebooks() -> None:
+    """Run every notebook of STUDY with its own defaults, and put its outputs into the committed file.
+
+    Resumable, like the study. Raises StudyError where an output names a place on this machine.
+    """
+    runs = NOTEBOOKS.parent / "runs"
+    for name in STUDY:
+        path = NOTEBOOKS / f"{name}.ipynb"
+        executed = run_notebook(path, runs / "published" / path.name, {}, runs / "sandbox")
+        write_atomic(path, nbformat.writes(published(executed)) + "\n")
+
+
+def published(executed: Path):
+    """An executed notebook as it is committed: outputs, but no times, parameters, paths or progress."""
+    notebook = nbformat.read(executed, as_version=4)
+    notebook.cells = [c for c in notebook.cells if INJECTED not in c.metadata.get("tags", [])]
+    for cell in notebook.cells:
+        for name in ("papermill", "execution"):
+            cell.metadata.pop(name, None)
+        if cell.metadata.get("tags") == []:
+            del cell.metadata["tags"]
+        if cell.cell_type == "code":
+            cell.execution_count = None
+            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+            for output in cell.outputs:
+                output.pop("execution_count", None)
+                if output.output_type == "execute_result":
+                    output["execution_count"] = None
+    kept = {name: notebook.metadata[name] for name in ("kernelspec", "hicra")}
+    notebook.metadata = {**kept, "language_info": {"name": "python"}}
+    if found := PLACES.search(nbformat.writes(notebook)):
+        raise StudyError(f"{executed.name} shows {found[0]!r}, a place on this machine; do not print paths")
+    return notebook
 
 
 def run_study(
@@ -82,7 +134,9 @@ def run_study(
     common = {"profile": profile, "runs": str(runs), "overrides": overrides}
     jobs = {name: {} if name in READS_RECORDS else dict(common) for name in only}
     if "04_figures" in jobs:
-        jobs["04_figures"]["figures"] = str(figures)
+        jobs["04_figures"] = {"profile": profile, "figures": str(figures)}
+        if set(TRAINING) <= set(only):  # else it draws the committed records
+            jobs["04_figures"]["runs"] = str(runs)
     for name, values in jobs.items():
         check_parameters(NOTEBOOKS / f"{name}.ipynb", values)
     started = time.monotonic()
@@ -95,12 +149,11 @@ def run_study(
 
 @contextmanager
 def _progress(title: str, runs: Path):
-    """Bars on a terminal, a line every few seconds elsewhere, read from the run folders."""
+    """A line every few seconds from the run folders: papermill's bar stands still while a cell trains."""
     stop = threading.Event()
-    show = _bar if sys.stderr.isatty() else _lines
-    thread = threading.Thread(target=show, args=(title, runs, stop), daemon=True)
-    thread.start()
+    thread = threading.Thread(target=_lines, args=(title, runs, stop), daemon=True)
     started = time.monotonic()
+    thread.start()
     try:
         yield
     finally:
@@ -119,11 +172,3 @@ def _lines(title: str, runs: Path, stop: threading.Event) -> None:
     while not stop.wait(LINE_SECONDS):
         line = status(_unfinished(runs)) or "working"
         print(f"{title}: {line} ({time.monotonic() - started:.0f} s)", flush=True)
-
-
-def _bar(title: str, runs: Path, stop: threading.Event) -> None:
-    with tqdm(desc=title, unit="step", total=0, file=sys.stderr) as bar:
-        while not stop.wait(1.0):
-            done = [run.progress() for run in _unfinished(runs)]
-            bar.total, bar.n = max(bar.total, sum(t for _, t in done)), sum(d for d, _ in done)
-            bar.refresh()
