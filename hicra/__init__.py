@@ -1,11 +1,31 @@
 """The open reproduction of HICRA (Wang et al., arXiv 2509.03646).
 
-What other people's trainers import: the lexicon, the planning mask and the credit.
+What other people's trainers and analyses import: the lexicon, the planning mask and the credit. Each name is
+loaded when it is first used, so that importing hicra costs nothing and text needs no torch.
 """
 
-from hicra.credit import hicra_advantages
-from hicra.lexicon.build import build_lexicon
-from hicra.lexicon.lexicon import Lexicon
-from hicra.planning.tagger import PlanningTagger
+from importlib import import_module
 
+_HOME = {
+    "Lexicon": "hicra.lexicon.lexicon",
+    "PlanningTagger": "hicra.planning.tagger",
+    "build_lexicon": "hicra.lexicon.build",
+    "hicra_advantages": "hicra.credit",
+}
 __all__ = ["Lexicon", "PlanningTagger", "build_lexicon", "hicra_advantages"]
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module 'hicra' has no attribute {name!r}")
+    try:
+        return getattr(import_module(_HOME[name]), name)
+    except ModuleNotFoundError as error:
+        extra = {"torch": "trl", "sklearn": "study", "sentence_transformers": "study"}.get(error.name or "")
+        if extra is None:
+            raise
+        raise ImportError(f"hicra.{name} needs {error.name}: pip install 'hicra[{extra}]'") from error
+
+
+def __dir__() -> list[str]:
+    return __all__

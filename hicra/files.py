@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import hashlib
 import json
@@ -14,6 +15,20 @@ from typing import NoReturn
 from hicra.errors import HicraError, MissingError
 
 PACKAGE = Path(__file__).parent
+AS_JSONL = "write it as JSON Lines, for example by pandas: frame.to_json(path, orient='records', lines=True)"
+# How files of other kinds start, what they are, and what would be right.
+OTHER_FORMATS = (
+    (b"PAR1", "a parquet file", AS_JSONL),
+    (b"ARROW1", "an Arrow file", AS_JSONL),
+    (b"PK\x03\x04", "a zip archive or a spreadsheet", "unpack it, or export it as JSON Lines"),
+    (b"\x28\xb5\x2f\xfd", "compressed by zstd", "unpack it, or compress it by gzip"),
+    (b"BZh", "compressed by bzip2", "unpack it, or compress it by gzip"),
+    (b"\xfd7zXZ", "compressed by xz", "unpack it, or compress it by gzip"),
+    (b"SQLite", "an SQLite database", "export the table as JSON Lines"),
+    (b"\x89HDF", "an HDF5 file", AS_JSONL),
+    (b"\xff\xfe", "text in UTF-16", "save it as UTF-8"),
+    (b"\xfe\xff", "text in UTF-16", "save it as UTF-8"),
+)
 
 
 def data_root() -> Path:
@@ -25,6 +40,30 @@ def data_path(name: Path | str) -> Path:
     """A path given by the user, else what has that name in the study's data."""
     given = Path(name)
     return given if given.exists() else data_root() / name
+
+
+def study_data(name: str) -> Path:
+    """What the study alone needs of the shipped data. MissingError where it is not: in an installed wheel."""
+    path = data_root() / name
+    if not path.exists():
+        raise MissingError(f"{path.name} is not part of the installed package; run the study from a clone")
+    return path
+
+
+def check_file(path: Path) -> None:
+    """HicraError where no file could be written at `path`, before the work that would fill it."""
+    if path.is_dir():
+        raise HicraError(f"{path} is a folder; name a file in it")
+    check_folder(path.parent)
+
+
+def check_folder(path: Path) -> None:
+    """HicraError where no folder could be made at `path`, or nothing written into it."""
+    there = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if not there.is_dir():
+        raise HicraError(f"{there} is a file, so {path} cannot be a folder; name another place")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise HicraError(f"{there} is read-only; name another place than {path}")
 
 
 def sha256(data: bytes | str) -> str:
@@ -71,12 +110,13 @@ def iter_jsonl(path: Path | str) -> Iterator[tuple[int, dict]]:
     """(line number from 1, object) for each line of the file; blank lines are passed over.
 
     The file is read as it is consumed, so memory holds one line. A name that ends in .gz or content
-    that starts like gzip is unpacked. Raises FileNotFoundError, or JsonlError for truncated or
-    damaged gzip, invalid UTF-8, bad JSON (NaN and Infinity too), a line that is not an object, text
-    that is not valid Unicode, and a file without any object.
+    that starts like gzip is unpacked; a byte order mark is passed over. Raises MissingError, or JsonlError
+    for another kind of file, truncated or damaged gzip, invalid UTF-8, bad JSON (NaN and Infinity too), a
+    line that is not an object, text that is not valid Unicode, and a file without any object.
     """
     path, found = Path(path), False
     for number, line in _lines(path):
+        line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
         if line.strip():
             found = True
             yield number, _object(path, number, line)
@@ -85,11 +125,12 @@ def iter_jsonl(path: Path | str) -> Iterator[tuple[int, dict]]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    if not path.is_file():
-        raise MissingError(f"{path} is not a file; give the path of a .jsonl or .jsonl.gz file")
+    head = _head(path)
     number = 0
     try:
-        with gzip.open(path) if _is_gzip(path) else open(path, "rb") as stream:
+        with (
+            gzip.open(path) if path.suffix == ".gz" or head[:2] == b"\x1f\x8b" else open(path, "rb") as stream
+        ):
             for line in stream:
                 number += 1
                 yield number, line
@@ -98,9 +139,21 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         raise JsonlError(f"{path}, after line {number}: {why}") from error
 
 
-def _is_gzip(path: Path) -> bool:
+def _head(path: Path) -> bytes:
+    """The first bytes of a file that may be JSON Lines; what is known to be another kind is refused by it."""
+    if path.is_dir():
+        held = sorted(p.name for p in path.iterdir())
+        raise JsonlError(
+            f"{path} is a folder ({', '.join(held[:3]) or 'empty'}); give one .jsonl file, or several"
+        )
+    if not path.is_file():
+        raise MissingError(f"{path} is not a file; give the path of a .jsonl or .jsonl.gz file")
     with open(path, "rb") as stream:
-        return path.suffix == ".gz" or stream.read(2) == b"\x1f\x8b"
+        head = stream.read(8)
+    for start, kind, remedy in OTHER_FORMATS:
+        if head.startswith(start):
+            raise JsonlError(f"{path} is {kind}, not JSON Lines; {remedy}")
+    return head
 
 
 def _object(path: Path, number: int, line: bytes) -> dict:
@@ -118,7 +171,7 @@ def _object(path: Path, number: int, line: bytes) -> dict:
         why = f"this is not JSON ({error}); each line must be one whole object"
         raise JsonlError(f"{path}, line {number}: {why}") from error
     if not isinstance(record, dict):
-        why = f"this is a {type(record).__name__}, not an object; write {{...}}"
+        why = f"this is a {type(record).__name__}, not an object; write one {{...}} a line"
         raise JsonlError(f"{path}, line {number}: {why}")
     return record
 

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from hicra.__main__ import main
+from hicra.cli import main
 from hicra.files import JsonlError
 from hicra.lexicon.corpus import Corpus, CorpusError, loops
 from hicra.lexicon.lexicon import Lexicon
@@ -62,7 +62,11 @@ def test_loops_are_long_repetitions_at_the_end():
     [
         ({"text": "x"}, {}, r"a.jsonl, line 1 has no field 'response'; its fields are: text"),
         ({"response": GOOD}, {"correct": "right"}, "no field 'right'"),
-        ({"response": GOOD, "right": "yes"}, {"correct": "right"}, "holds 'yes'; correctness is true"),
+        (
+            {"response": GOOD, "right": "yes"},
+            {"correct": "right"},
+            "holds 'yes', not true, false, 1 or 0; .*correct_above",
+        ),
         ({"response": GOOD}, {"one_per": "question"}, "no field 'question'"),
         ({"response": 3}, {}, "holds 3, not a text"),
     ],
@@ -114,3 +118,16 @@ def test_a_file_that_is_not_there(tmp_path, capsys):
     assert "is not a file" in capsys.readouterr().err
     with pytest.raises(JsonlError):
         list(Corpus([_write(tmp_path / "a.jsonl", [])]))
+
+
+def test_rewards_are_right_above_a_threshold(tmp_path):
+    path = tmp_path / "rewards.jsonl"
+    rows = [(0.9, "a"), (-1, "b"), (1, "c"), (0.5, "d"), (True, "e")]
+    path.write_text("".join(json.dumps({"response": f"{GOOD} {x}", "reward": r}) + "\n" for r, x in rows))
+    options = {"correct": "reward", "boxed_only": False}
+    assert [text[-1] for text in Corpus([path], correct_above=0.5, **options)] == ["a", "c", "e"]
+    with pytest.raises(CorpusError, match="holds 0.9, not true, false, 1 or 0; .*--correct-above"):
+        list(Corpus([path], **options))
+    path.write_text(json.dumps({"response": GOOD, "reward": "high"}) + "\n")
+    with pytest.raises(CorpusError, match="holds 'high', not a number"):
+        list(Corpus([path], correct_above=0.5, **options))

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from hicra.__main__ import main
+from hicra.cli import main
 from hicra.dynamics.entropy import shannon_entropy
 from hicra.lexicon.lexicon import Lexicon
 from hicra.study.figures import catalogue, gallery, tables

@@ -4,10 +4,20 @@ import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import httpx
 import pytest
 
-from hicra.__main__ import main
-from hicra.study.verdicts.llm_judge import CAUSES, UNCLEAR, Failed, JudgeError, agreement, judge, read_cause
+from hicra.cli import main
+from hicra.study.verdicts.llm_judge import (
+    CAUSES,
+    UNCLEAR,
+    Failed,
+    JudgeError,
+    _ask,
+    agreement,
+    judge,
+    read_cause,
+)
 
 FAILURES = [Failed("What is 2 plus 2?", "4", f"It is {n}.") for n in range(20)]
 
@@ -53,10 +63,52 @@ def test_every_failure_gets_its_own_cause_in_order(server, monkeypatch):
 
 
 def test_a_server_that_is_not_there_or_refuses_is_named(server):
-    with pytest.raises(JudgeError, match=r"127.0.0.1:1/v1/ .*ConnectError.*vllm serve m"):
+    with pytest.raises(
+        JudgeError, match=r"127.0.0.1:1/v1/ .*ConnectError.*vllm.entrypoints.openai.api_server --model m"
+    ):
         judge(FAILURES[:1], model="m", base_url="http://127.0.0.1:1/v1")
     with pytest.raises(JudgeError, match="KeyError"):
         judge([Failed("p", "4", "It is 100.")], model="m", base_url=server[0])
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "message"),
+    [
+        (
+            400,
+            {"error": {"message": "max_tokens is not supported"}},
+            "refused with 400: max_tokens is not supported",
+        ),
+        (404, {"detail": "no model m"}, "refused with 404: no model m"),
+        (401, {"error": "bad key"}, "refused with 401: bad key"),
+        (500, "plain words", "refused with 500: plain words"),
+        (200, {"choices": []}, "IndexError"),
+        (200, {"choices": [{"message": {"content": 7}}]}, "TypeError"),
+        (200, {"choices": [{"message": {"content": [{"image": 1}]}}]}, "KeyError"),
+        (200, [], "TypeError"),
+    ],
+)
+def test_the_servers_own_reason_is_shown(status, body, message):
+    text = body if isinstance(body, str) else json.dumps(body)
+    client = httpx.Client(
+        base_url="http://judge/v1", transport=httpx.MockTransport(lambda _: httpx.Response(status, text=text))
+    )
+    with pytest.raises(JudgeError, match=message):
+        _ask(client, "m", FAILURES[0])
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ([{"type": "text", "text": "plan"}, {"type": "text", "text": "ning"}], "planning"),
+        (["planning"], "planning"),
+        (None, ""),
+    ],
+)
+def test_content_in_parts_is_put_together(content, said):
+    reply = {"choices": [{"message": {"content": content}}]}
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, json=reply))
+    assert _ask(httpx.Client(base_url="http://judge/v1", transport=transport), "m", FAILURES[0]) == said
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hicra.__main__ import main
+from hicra.cli import main
 from hicra.lexicon.lexicon import Lexicon, LexiconError, Match, shipped
 from hicra.words import segments
 from tests.fuzz import fuzz
@@ -75,7 +75,7 @@ def test_find_equals_trying_every_gram_at_every_word(pieces):
         ([], "empty"),
         (["so", "?!"], r"'\?!' has no word"),
         (["so. after"], "'so. after' has a boundary"),
-        (["so", 3], "entry 3 is no string"),
+        (["so", 3], "entry 3 must be a string"),
         ("so", "must be a list"),
     ],
 )
@@ -135,7 +135,9 @@ GOOD = {"format": 1, "name": "n", "provenance": {}, "grams": [{"gram": "so", "cl
     [
         ("{", "not JSON"),
         (b"\xff", "not JSON"),
-        ("[]", "format 'list'"),
+        ("[]", "is empty"),
+        ("[1]", "entry 1 must be a string"),
+        ('"so"', "format 'str'"),
         (GOOD | {"format": 2}, "format 2"),
         (GOOD | {"name": 5}, "'name' must be a str, not 5"),
         (GOOD | {"provenance": "x"}, "'provenance' must be a dict"),
@@ -229,3 +231,15 @@ def test_any_json_is_a_lexicon_or_the_documented_error(tmp_path_factory, record)
     else:
         lexicon.save(path)
         assert Lexicon.load(path) == lexicon
+
+
+def test_a_plain_list_of_phrases_is_a_lexicon(tmp_path):
+    (tmp_path / "mine.txt").write_text("\ufeffLet's check\n\nwait, no\n", encoding="utf-8")
+    (tmp_path / "mine.json").write_text('["Let\'s check", "wait, no"]')
+    wanted = Lexicon.from_grams(["let's check", "wait no"])
+    for name in ("mine.txt", "mine.json"):
+        loaded = Lexicon.load(tmp_path / name)
+        assert (loaded.grams, loaded.name, loaded.provenance) == (wanted.grams, "mine", {"source": name})
+    (tmp_path / "mine.list").write_text("let's check\n")
+    with pytest.raises(LexiconError, match="mine.list is not JSON .*one a line, is read from a .txt file"):
+        Lexicon.load(tmp_path / "mine.list")

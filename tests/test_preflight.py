@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
-from hicra.__main__ import main
+from hicra.cli import main
 from hicra.study.problems.prompts import training_tasks
 from hicra.study.profiles import get_profile
 from hicra.study.training import preflight

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from hicra.__main__ import main
+from hicra.cli import main
 from hicra.lexicon.labelled_sentences import (
     LabelError,
     Sentence,

@@ -6,7 +6,7 @@ import nbformat
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
-from hicra.__main__ import main
+from hicra.cli import main
 from hicra.study.notebooks import (
     NOTEBOOKS,
     PLACES,

@@ -29,10 +29,11 @@ class Corpus:
 
     A source is a JSON Lines file (plain or gzip), "hub:owner/name", or the folder of a run record, whose
     kept rollouts are read. `text` names the field of the solution, `correct` the field that says whether
-    it is right (none: all are taken as right). `one_per` keeps the first usable solution for each value
-    of that field, so that a problem sampled often does not vote often. `after` cuts what precedes its first
-    occurrence, a prompt say; a text without it is whole. After an iteration `kept` is the
-    number of solutions and `dropped` counts the others by reason.
+    it is right (none: all are taken as right); with `correct_above` that field holds a reward, and what lies
+    above is right. `one_per` keeps the first usable solution for each value of that field, so that a problem
+    sampled often does not vote often. `after` cuts what precedes its first occurrence, a prompt say; a text
+    without it is whole. After an iteration `kept` is the number of solutions and `dropped` counts the others
+    by reason.
 
     Iterating raises CorpusError for a missing field and a record whose text is no string, and what
     `iter_jsonl` raises.
@@ -41,6 +42,7 @@ class Corpus:
     sources: Iterable[str | Path]
     text: str = "response"
     correct: str | None = None
+    correct_above: float | None = None
     one_per: str | None = None
     boxed_only: bool = True
     after: str = ""
@@ -73,7 +75,7 @@ class Corpus:
 
     def _reason(self, text: str, record: dict, where: str, seen: set[str]) -> str | None:
         """Why a solution is not used, or None; what is used is noted in `seen`."""
-        if self.correct and not _is_true(_field(record, self.correct, where), self.correct, where):
+        if self.correct and not self._is_correct(record, where):
             return "not correct"
         if self.boxed_only and extract_boxed(text) is None:
             return "no boxed answer"
@@ -89,6 +91,20 @@ class Corpus:
         seen.update(keys)
         return None
 
+    def _is_correct(self, record: dict, where: str) -> bool:
+        value = _field(record, self.correct, where)
+        if self.correct_above is not None and type(value) in (int, float, bool):
+            return value > self.correct_above
+        if isinstance(value, bool) or (value in (0, 1) and self.correct_above is None):
+            return bool(value)
+        what = "a number" if self.correct_above is not None else "true, false, 1 or 0"
+        remedy = (
+            ""
+            if self.correct_above is not None
+            else "; for other rewards give correct_above (--correct-above)"
+        )
+        raise CorpusError(f"{where}: field {self.correct!r} holds {value!r}, not {what}{remedy}")
+
 
 def loops(words: list[str]) -> bool:
     """Whether the last words say the same thing again and again."""
@@ -101,12 +117,6 @@ def _field(record: dict, name: str, where: str):
     if name not in record:
         raise CorpusError(f"{where} has no field {name!r}; its fields are: {', '.join(record)}")
     return record[name]
-
-
-def _is_true(value, name: str, where: str) -> bool:
-    if isinstance(value, bool) or value in (0, 1):
-        return bool(value)
-    raise CorpusError(f"{where}: field {name!r} holds {value!r}; correctness is true, false, 1 or 0")
 
 
 def _hub(name: str) -> Iterator[tuple[str, dict]]:

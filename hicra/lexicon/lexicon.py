@@ -85,18 +85,18 @@ class Lexicon:
     def load(cls, source: Path | str) -> Lexicon:
         """The lexicon in a JSON file, or the shipped one of that name ("listing1").
 
-        Raises FileNotFoundError for what is neither, naming the shipped ones; LexiconError for a
-        file that is not a lexicon.
+        A plain list of phrases is a lexicon too: a .txt file with one a line, or a JSON list of strings.
+        Raises MissingError for what is neither, naming the shipped ones; LexiconError for a file that is
+        not a lexicon.
         """
         path = _locate(source)
+        record = _read(path)
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-            raise LexiconError(f"{path} is not JSON ({error}); restore or rebuild it") from error
-        _check_record(record, path)
-        clusters = {entry["gram"]: entry["cluster"] for entry in record["grams"]}
-        names = [entry["gram"] for entry in record["grams"]]
-        try:
+            if isinstance(record, list):
+                return cls.from_grams(record, path.stem, provenance={"source": path.name})
+            _check_record(record)
+            clusters = {entry["gram"]: entry["cluster"] for entry in record["grams"]}
+            names = [entry["gram"] for entry in record["grams"]]
             return cls.from_grams(names, record["name"], clusters=clusters, provenance=record["provenance"])
         except LexiconError as error:
             raise LexiconError(f"{path}: {error}") from error
@@ -186,9 +186,23 @@ def _locate(source: Path | str) -> Path:
     raise MissingError(f"no lexicon file {str(source)!r}; shipped lexicons: {names}")
 
 
+def _read(path: Path) -> dict | list[str]:
+    """What a lexicon file holds: a record, or a plain list of phrases."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        return (
+            [line for line in text.splitlines() if line.strip()]
+            if path.suffix == ".txt"
+            else json.loads(text)
+        )
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        remedy = "restore or rebuild it; a plain list of phrases, one a line, is read from a .txt file"
+        raise LexiconError(f"{path} is not JSON ({error}); {remedy}") from error
+
+
 def _gram(entry, name: str) -> str:
     if not isinstance(entry, str):
-        raise LexiconError(f"lexicon {name!r}: entry {entry!r} is no string; give each as text")
+        raise LexiconError(f"lexicon {name!r}: entry {entry!r} must be a string")
     try:
         return " ".join(normalise(entry))
     except ValueError as error:
@@ -205,16 +219,16 @@ def _cluster(entry: str, clusters: Mapping[str, int] | None, name: str) -> int |
     return cluster
 
 
-def _check_record(record, path: Path) -> None:
+def _check_record(record) -> None:
     """The shape of a lexicon file; what its entries hold is checked by from_grams."""
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         found = record.get("format") if isinstance(record, dict) else type(record).__name__
-        raise LexiconError(f"{path}: lexicon format {found!r} is unknown; this reads {FORMAT}")
+        raise LexiconError(f"lexicon format {found!r} is unknown; this reads {FORMAT}")
     for key, kind in {"name": str, "provenance": dict, "grams": list}.items():
         if not isinstance(record.get(key), kind):
-            raise LexiconError(f"{path}: {key!r} must be a {kind.__name__}, not {record.get(key)!r}")
+            raise LexiconError(f"{key!r} must be a {kind.__name__}, not {record.get(key)!r}")
     for number, entry in enumerate(record["grams"]):
         if not isinstance(entry, dict) or not {"gram", "cluster"} <= entry.keys():
-            raise LexiconError(f"{path}: grams[{number}] is {entry!r}; it needs gram and cluster")
+            raise LexiconError(f"grams[{number}] is {entry!r}; it needs gram and cluster")
         if not isinstance(entry["gram"], str):
-            raise LexiconError(f"{path}: grams[{number}] has gram {entry['gram']!r}, no string")
+            raise LexiconError(f"grams[{number}] has gram {entry['gram']!r}; it must be a string")

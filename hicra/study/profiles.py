@@ -6,8 +6,11 @@ Values marked (paper) come from arXiv 2509.03646; the paper does not print the o
 from __future__ import annotations
 
 import importlib.util
+import json
+from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from hicra.errors import HicraError
 
@@ -244,15 +247,24 @@ def _check_together(profile: Profile) -> None:
         raise HicraError(f"group_size={profile.group_size}: a group needs 2 completions or more")
 
 
-def get_profile(name: str, **overrides) -> Profile:
-    """The profile `name` with `overrides`.
+def _fields(given: Mapping | str) -> dict:
+    try:
+        found = json.loads(given) if isinstance(given, str) else given
+        return dict(found)
+    except (TypeError, ValueError) as error:
+        example = 'such as {"steps": 20}'
+        raise HicraError(f"overrides {given!r} are no JSON object ({error}); give one, {example}") from error
 
-    Raises ValueError, naming value and remedy, for an unknown profile, an unknown field, a value of
+
+def get_profile(name: str, given: Mapping | str = MappingProxyType({}), **more) -> Profile:
+    """The profile `name` with overrides: fields and values, or a JSON object of them as papermill passes it.
+
+    Raises HicraError, naming value and remedy, for an unknown profile, an unknown field, a value of
     the wrong type, or an `alpha` outside [0, 1).
     """
     if name not in PROFILES:
         raise HicraError(f"unknown profile {name!r}; choose one of: {', '.join(PROFILES)}")
-    profile = PROFILES[name]
+    profile, overrides = PROFILES[name], _fields(given) | more
     known = [f.name for f in fields(Profile) if f.name not in ("name", "world")]
     for key, value in overrides.items():
         if key not in known:
@@ -265,7 +277,7 @@ def get_profile(name: str, **overrides) -> Profile:
             _check(profile, key, value)
     if overrides.get("problem_set", profile.problem_set) != profile.problem_set:
         where = Path(overrides["problem_set"]).name
-        overrides["world"] = f"{profile.world.partition(' on ')[0]} on {where}"  # the face tells the truth
+        overrides["world"] = f"{profile.world.partition(' on ')[0]} on {where}"  # keep the title correct
     profile = replace(profile, **overrides)
     _check_together(profile)
     return profile

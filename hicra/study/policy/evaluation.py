@@ -6,6 +6,7 @@ the paper takes them (`samples` of data/problem_sets.yaml), strict matching on t
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import tempfile
 from collections import Counter
@@ -15,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from hicra.dynamics.step_table import pass_at_k
-from hicra.errors import HicraError
+from hicra.errors import HicraError, MissingError
 from hicra.files import write_atomic
 from hicra.study.problems.grading import grade
 from hicra.study.problems.prompts import benchmark_tasks
@@ -72,6 +73,8 @@ def score_run(folder: Path | str, *, use_vllm: bool, **overrides) -> pd.DataFram
     run = RunFolder(folder)
     if not run.finished:
         raise RunError(f"{run.path} is not a finished run; its policy is not final")
+    if use_vllm and importlib.util.find_spec("vllm") is None:
+        raise MissingError("vLLM is not installed; `make vllm` adds its CPU build, or leave out --vllm")
     settings = run.manifest()["settings"]
     names = [name for name in get_profile(settings["name"]).settings() if name in settings]
     own = {name: settings[name] for name in names if name not in ("name", "world")}

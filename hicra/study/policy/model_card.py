@@ -98,6 +98,7 @@ def publish(folder: Path | str, repository: str, *, merge: bool = False) -> str:
     does not have; all before anything is sent.
     """
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     run = RunFolder(folder)
     if not run.finished:
@@ -122,9 +123,18 @@ def publish(folder: Path | str, repository: str, *, merge: bool = False) -> str:
         if adapter:  # on this machine the base is a folder
             _name_base(out / "adapter_config.json", settings["base"].removeprefix("hub:"))
         write_atomic(out / "README.md", model_card(run))
-        hub.create_repo(repository, exist_ok=True, private=True)
-        hub.upload_folder(repo_id=repository, folder_path=out)
+        try:
+            hub.create_repo(repository, exist_ok=True, private=True)
+            hub.upload_folder(repo_id=repository, folder_path=out)
+        except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:  # OSError: no network
+            raise HicraError(
+                f"the Hub did not take {repository} ({_first_line(error)}); try again"
+            ) from error
     return f"https://huggingface.co/{repository}"
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _name_base(path: Path, name: str) -> None:

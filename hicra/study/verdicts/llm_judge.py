@@ -1,7 +1,7 @@
 """A language model as judge of why a completion failed (paper, Fig. 3).
 
 For models and problems without exact labels. The judge is any model behind the OpenAI-compatible chat
-interface; `vllm serve MODEL` offers one on this machine. Before its labels are used, its agreement with
+interface; vLLM's server offers one on this machine. Before its labels are used, its agreement with
 the exact labels of sandbox failures is measured, and below KAPPA it is not trusted.
 
 The paper asks for one of four causes and reports planning against the rest. Its prompt is not printed
@@ -13,12 +13,16 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import NamedTuple
 
 import httpx
 from sklearn.metrics import cohen_kappa_score
 
 from hicra.errors import HicraError
+from hicra.study.problems.prompts import training_tasks
+from hicra.study.profiles import get_profile
+from hicra.study.record.run_folder import RunFolder
 
 CAUSES = {
     "planning": "the approach could not have led to the answer, or was abandoned before its end",
@@ -102,19 +106,64 @@ def _ask(client: httpx.Client, model: str, failed: Failed) -> str:
         "max_tokens": 16,
     }
     try:
-        reply = client.post("chat/completions", json=body).raise_for_status().json()
-        return reply["choices"][0]["message"]["content"] or ""
-    except (httpx.HTTPError, KeyError, IndexError, ValueError) as error:
+        reply = client.post("chat/completions", json=body)
+        if reply.is_error:
+            raise JudgeError(f"{client.base_url} refused with {reply.status_code}: {_reason(reply)}")
+        return _text(reply.json()["choices"][0]["message"]["content"])
+    except (httpx.HTTPError, LookupError, TypeError, ValueError) as error:
+        if isinstance(error, JudgeError):
+            raise
         raise JudgeError(
             f"no judgement from {client.base_url} ({type(error).__name__}: {error}); serve a model there, "
-            f"such as `vllm serve {model}`, or name another address"
+            f"such as `python -m vllm.entrypoints.openai.api_server --model {model}`, or name another address"
         ) from error
+
+
+def _reason(reply: httpx.Response) -> str:
+    """The server's own words; OpenAI-compatible servers put them into error.message."""
+    try:
+        found = reply.json()
+        error = found.get("error", found)
+        return (
+            str(error.get("message") or error.get("detail") or error)
+            if isinstance(error, dict)
+            else str(error)
+        )
+    except (ValueError, AttributeError):
+        return reply.text.strip()[:500] or "without a word"
+
+
+def _text(content) -> str:
+    """A reply's text, which some servers give in parts; a refusal has none."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    parts = [part if isinstance(part, str) else part["text"] for part in content if part]
+    return "".join(parts)
 
 
 def read_cause(reply: str) -> str:
     """The one cause that a reply names; UNCLEAR for none or several."""
     named = [cause for cause in CAUSES if cause in reply.lower()]
     return named[0] if len(named) == 1 else UNCLEAR
+
+
+def judge_records(folders: Sequence[Path], *, model: str, base_url: str) -> str:
+    """One sentence: how far the judge agrees with the exact labels of the failures in run folders."""
+    failures, exact = [], []
+    for folder in folders:
+        run = RunFolder(folder)
+        settings = run.manifest()["settings"]
+        profile = get_profile(settings["name"], problem_set=settings["problem_set"])
+        n = settings["steps"] * settings["prompts_per_step"]
+        answers = {task.prompt: task.answer for task in training_tasks(profile, n, settings["seed"])}
+        for row in run.read("rollouts.jsonl"):
+            if row["error"]:
+                failures.append(Failed(row["prompt"], answers[row["prompt"]], row["completion"]))
+                exact.append(row["error"])
+    found = agreement(judge(failures, model=model, base_url=base_url), exact)
+    verdict = "trusted" if found.trusted else "not to be trusted"
+    counts = f"accuracy {found.accuracy:.2f}, kappa {found.kappa:.2f}, {found.unclear} unclear"
+    return f"{model} on {found.n} failures: {counts}: {verdict}"
 
 
 def agreement(judged: Sequence[str], exact: Sequence[str]) -> Agreement:

@@ -6,7 +6,7 @@ from hicra.study.policy.evaluation import score_run
 
 import pytest
 
-from hicra.__main__ import main
+from hicra.cli import main
 from hicra.study.profiles import get_profile
 from hicra.study.record.run_folder import RunError
 from hicra.study.training.run import train
