@@ -18,13 +18,7 @@ __all__ = ["Lexicon", "PlanningTagger", "build_lexicon", "hicra_advantages"]
 def __getattr__(name: str):
     if name not in _HOME:
         raise AttributeError(f"module 'hicra' has no attribute {name!r}")
-    try:
-        return getattr(import_module(_HOME[name]), name)
-    except ModuleNotFoundError as error:
-        extra = {"torch": "trl", "sklearn": "study", "sentence_transformers": "study"}.get(error.name or "")
-        if extra is None:
-            raise
-        raise ImportError(f"hicra.{name} needs {error.name}: pip install 'hicra[{extra}]'") from error
+    return getattr(import_module(_HOME[name]), name)
 
 
 def __dir__() -> list[str]:

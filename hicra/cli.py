@@ -19,7 +19,7 @@ from typing import Annotated
 import typer
 
 from hicra.errors import HicraError
-from hicra.files import check_file, check_folder
+from hicra.files import check_file, check_folder, study_data
 
 PROFILES = "sandbox, smollm2, colab or paper"
 ARMS = "grpo, hicra, high_entropy, entropy_reg, symmetric or gated"
@@ -79,6 +79,11 @@ Overrides = Annotated[
 Runs = Annotated[Path, typer.Option(help="Folder of the runs.", callback=_folder)]
 
 
+def _need_clone() -> None:
+    """The study's data and notebooks are in the repository, not in the wheel."""
+    study_data("experiments")
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
@@ -111,6 +116,7 @@ def study(
     figures: Annotated[Path, typer.Option(help="Folder for figures.", callback=_folder)] = Path("figures"),
 ) -> None:
     """Run the notebooks in order; reuses what is done."""
+    _need_clone()
     from hicra.study.notebooks import STUDY, run_study
     from hicra.study.profiles import get_profile
 
@@ -121,6 +127,7 @@ def study(
 @app.command()
 def notebooks() -> None:
     """Put fresh outputs into the committed notebooks."""
+    _need_clone()
     from hicra.study.notebooks import publish_notebooks
 
     publish_notebooks()
@@ -129,6 +136,7 @@ def notebooks() -> None:
 @app.command()
 def preflight(profile: Profile = "sandbox", overrides: Overrides = "{}") -> None:
     """Is this machine ready for a profile?"""
+    _need_clone()
     from hicra.study.training.preflight import preflight as checks
 
     from hicra.study.profiles import get_profile
@@ -149,6 +157,7 @@ def train(
 
     An interrupted run goes on from its last checkpoint.
     """
+    _need_clone()
     from hicra.study.profiles import get_profile
     from hicra.study.training.run import train as run
 
@@ -176,6 +185,7 @@ def experiments(
     overrides: Overrides = "{}",
 ) -> None:
     """Make the runs that have no record yet; resumes."""
+    _need_clone()
     from hicra.study.experiments import CONDITIONS, run_experiments
 
     sandbox = profile == "sandbox"
@@ -211,7 +221,7 @@ def figures(
 
     No model and no network are needed.
     """
-    from hicra.files import study_data
+    _need_clone()
     from hicra.study.experiments import CONDITIONS
     from hicra.study.figures.gallery import build_gallery
 
@@ -284,6 +294,7 @@ def calibrate(
     ),
 ) -> None:
     """Measure what GRPO gains in the sandbox."""
+    _need_clone()
     from hicra.study.calibration import calibrate as table
 
     print(table(runs, out, report=print).to_string(index=False))
@@ -313,6 +324,7 @@ def sandbox_lexicon(
 
     By the paper's recipe, from the base policy's solutions.
     """
+    _need_clone()
     from hicra.study.policy.rollouts import base_rollouts, lexicon_of
 
     from hicra.lexicon.placebo import placebo_lexicon

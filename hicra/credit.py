@@ -12,7 +12,12 @@ broadcasts along the wrong axis of a (B, T) one trains something else without a 
 import math
 from fractions import Fraction
 
-import torch
+from hicra.errors import MissingExtraError
+
+try:
+    import torch
+except ModuleNotFoundError as error:
+    raise MissingExtraError("hicra.credit", "torch", "trl") from error
 from torch import Tensor
 
 ARMS = ("grpo", "hicra", "high_entropy", "symmetric", "gated")

@@ -46,7 +46,9 @@ def study_data(name: str) -> Path:
     """What the study alone needs of the shipped data. MissingError where it is not: in an installed wheel."""
     path = data_root() / name
     if not path.exists():
-        raise MissingError(f"{path.name} is not part of the installed package; run the study from a clone")
+        raise MissingError(
+            f"{path.name} is in the repository, not in the installed package; run this from a clone"
+        )
     return path
 
 

@@ -5,10 +5,13 @@ It sits on TRL's GRPOTrainer (or the class Unsloth puts in its place); group sta
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from hicra.credit import align_to_packed, hicra_advantages
 from hicra.planning.tagger import PlanningTagger
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class HicraMixin:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-import torch
+from hicra.errors import MissingExtraError
+
+try:
+    import torch
+except ModuleNotFoundError as error:
+    raise MissingExtraError("token_statistics", "torch", "trl") from error
 
 from hicra.errors import HicraError
 

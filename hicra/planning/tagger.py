@@ -14,11 +14,16 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
+from hicra.errors import MissingExtraError
 from hicra.lexicon.lexicon import Lexicon
 from hicra.planning.token_bytes import token_bytes
 from hicra.planning.word_matching import Trie, decode, find_words
+
+try:
+    import torch
+except ModuleNotFoundError as error:
+    raise MissingExtraError("PlanningTagger", "torch", "trl") from error
 
 CUT = b"\n"  # in place of what has no text; no word and no gram runs across it
 BLOCK = 1 << 15  # tokens in one pass: arrays small enough for the cache
