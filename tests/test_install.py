@@ -118,7 +118,7 @@ def test_the_command_is_installed_and_the_study_asks_for_a_clone(light, full, tm
     assert "listing1" in said
     said = _run(full.parent / "hicra", "study", cwd=tmp_path, ok=False).strip().splitlines()
     assert said == [
-        "hicra: experiments is not in the installed package but in the repository; run this in a clone"
+        "hicra: experiments is in the repository, not in the installed package; run this from a clone"
     ]
 
 
