@@ -8,7 +8,6 @@ time and memory (grading_worker.py). An answer that cannot be verified is never 
 from __future__ import annotations
 
 import atexit
-import functools
 import json
 import os
 import queue
@@ -16,16 +15,19 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from fractions import Fraction
+from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import NamedTuple, Self
 
 from hicra.boxed import extract_boxed
+from hicra.errors import HicraError
 
 REASONS = ("right", "wrong", "no_box", "unparseable", "timeout")
 TIMEOUT = 3.0  # seconds of processor time for one answer
@@ -34,7 +36,9 @@ MAX_LENGTH, MAX_DEPTH = 1000, 40  # of an answer, in characters and in nested br
 STARTUP = 120.0  # seconds that loading math-verify may take
 CLOCK = 10  # a worker that needs this many times its processor time on the clock is stuck
 
-_SIDE_BY_SIDE = re.compile(r"[0-9](?:[ $~]|\\[ ;:]|\\q?quad)+[0-9]")  # math-verify would add them
+_SIDE_BY_SIDE = re.compile(
+    r"(?<![_^0-9])[0-9]+(?:[ $~]|\\[ ;:]|\\q?quad)+[0-9]"
+)  # math-verify would add them
 _NUMBER = re.compile(
     r"(?P<sign>[+-]?)(?:(?P<plain>[0-9]{1,100}(?:\.[0-9]{1,100})?)|(?P<a>[0-9]{1,100})/(?P<b>[0-9]{1,100})"
     r"|\\[dt]?frac\{(?P<x>[0-9]{1,100})\}\{(?P<y>[0-9]{1,100})\})"
@@ -86,9 +90,28 @@ def _depth(text: str) -> int:
     return deepest
 
 
+_SEPARATOR = r"(?:\\[,;:! ]|~|\{,\}|\\thinspace | )"
+_GROUPED = re.compile(rf"(?<![0-9.])([0-9]{{1,3}})((?:{_SEPARATOR}[0-9]{{3}})+)(?![0-9])")  # 10\,000
+_FIRST = r"\\?\$? ?-?(?:[0-9][0-9,.]*|\\frac ?(?:[0-9]|\{[0-9]+\}) ?(?:[0-9]|\{[0-9]+\}))"
+_UNIT = re.compile(
+    rf"^({_FIRST}) +((?!and\b|or\b)[A-Za-z]{{2}}[A-Za-z ]*)((?:\^\{{?[0-9]\}}?)?)$"
+)  # 18 dollars
+# Ways of writing that carry no meaning, and how each is written for the comparison: see docs/grading.md.
+_TYPOGRAPHY = (
+    (re.compile(r"[ \t\r\n]+"), " "),
+    (_GROUPED, lambda groups: groups[1] + re.sub("[^0-9]", "", groups[2])),
+    (re.compile(r"\\(?:mathrm|textrm|text|operatorname) ?\{ ?([A-Za-z]) ?\}"), r"{\1}"),  # an upright letter
+    (re.compile(r"\\(?:varnothing\b|\{ ?\\\})"), r"\\emptyset"),
+    (re.compile(r"\\[td]frac\b"), r"\\frac"),
+    (_UNIT, r"\1 \\text{ \2}\3"),
+)
+
+
 def _tidy(answer: str) -> str:
-    """Line breaks as spaces, no space around, no full stop at the end."""
-    return re.sub(r"[ \t\r\n]+", " ", answer).strip(" ").removesuffix(".").rstrip(" ")
+    """The answer without what carries no meaning; no space around, no full stop at the end."""
+    for pattern, plain in _TYPOGRAPHY:
+        answer = pattern.sub(plain, answer)
+    return answer.strip(" ").removesuffix(".").rstrip(" ")
 
 
 # --- worker processes ------------------------------------------------------------------------------
@@ -156,24 +179,83 @@ def _environment() -> dict[str, str]:
     return {n: os.environ[n] for n in names if n in os.environ} | {"PYTHONHASHSEED": "0"}
 
 
+class _Pool:
+    """One process's workers, and who of them is idle. Threads share it; a fork makes its own."""
+
+    def __init__(self, timeout: float, workers: int) -> None:
+        self.workers = [_Worker(timeout) for _ in range(workers)]
+        self.idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+        for worker in self.workers:
+            self.idle.put(worker)
+        self.lock, self.counts, self.replaced = threading.Lock(), Counter(dict.fromkeys(REASONS, 0)), 0
+
+    def ask(self, pair: tuple[str, str]) -> str:
+        worker = self.idle.get()
+        try:
+            return worker.ask(*pair)
+        except BaseException:  # its answer would be taken for the next question's
+            worker.stop()
+            raise
+        finally:
+            self.idle.put(worker)
+
+    def count(self, reasons: Sequence[str], replaced: int) -> None:
+        with self.lock:
+            self.counts.update(reasons)
+            self.replaced += replaced
+
+    def stop(self) -> None:
+        for worker in self.workers:
+            worker.stop()
+
+    def let_go(self) -> None:
+        """Close a parent's pipes in its fork; the workers stay the parent's."""
+        for worker in self.workers:
+            if worker.process is not None:
+                worker.process.stdin.close()
+                worker.process.stdout.close()
+
+
 class Verifier:
     """Worker processes that grade answers; a context manager that ends them.
 
     `timeout` is in seconds of processor time for one answer, `workers` the number of processes
     (default: one per core, at most 8). They start when a first answer needs them, and a worker that
-    dies or takes too long is replaced. `counts` holds the completions graded by reason, `replaced`
-    the workers that an answer ended.
+    dies or takes too long is replaced. Threads may share a verifier: each question has one worker to itself.
+    A forked process that uses its parent's verifier gets workers of its own. `counts` holds the completions
+    graded by reason, `replaced` the workers that an answer ended, both of this process.
     """
 
     def __init__(self, *, timeout: float = TIMEOUT, workers: int | None = None) -> None:
         if not 0 < timeout <= 3600:
-            raise ValueError(f"timeout is {timeout} seconds; it must be above 0 and at most 3600")
+            raise HicraError(f"timeout is {timeout} seconds; it must be above 0 and at most 3600")
         if workers is not None and workers < 1:
-            raise ValueError(f"workers is {workers}; at least one process is needed")
-        self.owner = os.getpid()
-        self.workers = [_Worker(timeout) for _ in range(workers or min(8, os.cpu_count() or 1))]
-        self.counts, self.replaced = Counter(dict.fromkeys(REASONS, 0)), 0
+            raise HicraError(f"workers is {workers}; at least one process is needed")
+        self._make = partial(_Pool, timeout, workers or min(8, os.cpu_count() or 1))
+        self._pools: dict[int, _Pool] = {}
         atexit.register(self.close)
+
+    @property
+    def _pool(self) -> _Pool:
+        """This process's pool. `setdefault` is atomic, so that threads that come first together share one."""
+        found = self._pools.get(os.getpid())
+        if found is None:
+            found = self._pools.setdefault(os.getpid(), self._make())
+            for parent in [pool for pid, pool in list(self._pools.items()) if pid != os.getpid()]:
+                parent.let_go()
+        return found
+
+    @property
+    def counts(self) -> Counter[str]:
+        return self._pool.counts
+
+    @property
+    def replaced(self) -> int:
+        return self._pool.replaced
+
+    @property
+    def workers(self) -> list[_Worker]:
+        return self._pool.workers
 
     def __enter__(self) -> Self:
         return self
@@ -183,9 +265,8 @@ class Verifier:
 
     def close(self) -> None:
         """End the worker processes. A forked child leaves those of its parent alone."""
-        if self.owner == os.getpid():
-            for worker in self.workers:
-                worker.stop()
+        if own := self._pools.get(os.getpid()):
+            own.stop()
         atexit.unregister(self.close)
 
     def verify(self, pairs: Sequence[tuple[str, str]]) -> list[str]:
@@ -193,20 +274,10 @@ class Verifier:
         distinct = list(dict.fromkeys(pairs))  # the answers of a group often agree
         if not distinct:
             return []
-        idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
-        for worker in self.workers:
-            idle.put(worker)
-
-        def ask(pair: tuple[str, str]) -> str:
-            worker = idle.get()
-            try:
-                return worker.ask(*pair)
-            finally:
-                idle.put(worker)
-
-        with ThreadPoolExecutor(len(self.workers)) as threads:
-            verdict = dict(zip(distinct, threads.map(ask, distinct), strict=True))
-        self.replaced += sum(v in ("timeout", "died") for v in verdict.values())
+        pool = self._pool
+        with ThreadPoolExecutor(min(len(pool.workers), len(distinct))) as threads:
+            verdict = dict(zip(distinct, threads.map(pool.ask, distinct), strict=True))
+        pool.count((), sum(v in ("timeout", "died") for v in verdict.values()))
         return [verdict[pair] for pair in pairs]
 
     def grade(
@@ -220,7 +291,7 @@ class Verifier:
         open_ = [i for i, reason in enumerate(reasons) if reason is None]
         for i, verdict in zip(open_, self.verify([pairs[i] for i in open_]), strict=True):
             reasons[i] = "unparseable" if verdict == "died" else verdict
-        self.counts.update(reasons)
+        self._pool.count(reasons, 0)
         return [Grade(float(reason == "right"), reason) for reason in reasons]
 
 
@@ -239,10 +310,14 @@ def _check(completions: Sequence[str], answers: Sequence[str]) -> None:
         raise ValueError(f"answers[{empty}] is empty; a problem needs its gold answer")
 
 
-@functools.cache
-def _shared(owner: int, timeout: float, workers: int | None) -> Verifier:
-    """One verifier per process (`owner`, so that a fork makes its own) and setting."""
-    return Verifier(timeout=timeout, workers=workers)
+_SHARED: dict[tuple[float, int | None], Verifier] = {}  # by setting; a fork gets workers of its own
+
+
+def _shared(timeout: float, workers: int | None) -> Verifier:
+    """The one verifier of a setting; of threads that come first together one makes it."""
+    return _SHARED.get((timeout, workers)) or _SHARED.setdefault(
+        (timeout, workers), Verifier(timeout=timeout, workers=workers)
+    )
 
 
 def grade(
@@ -262,5 +337,4 @@ def grade(
     ValueError for lists of different lengths, for what is not text and for an empty gold answer,
     RuntimeError where math-verify cannot be started.
     """
-    verifier = _shared(os.getpid(), timeout, workers)
-    return verifier.grade(completions, answers, prefilled_think=prefilled_think)
+    return _shared(timeout, workers).grade(completions, answers, prefilled_think=prefilled_think)

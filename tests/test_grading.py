@@ -1,6 +1,9 @@
 """Answer extraction and verification: hand-made pairs, properties, the benchmarks' own answers."""
 
+import asyncio
 import json
+import multiprocessing
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hicra.boxed import extract_boxed
+from hicra.study.problems import grading_worker
 from hicra.study.problems.grading import REASONS, Grade, Verifier, grade
 from tests.fuzz import fuzz
 
@@ -242,3 +246,67 @@ def test_math_verify_reads_every_gold_answer_but_the_listed(verifier):
     not_right = {a: v for a, v in zip(gold, verdicts, strict=True) if v != "right"}
     assert not_right == dict.fromkeys(UNREADABLE, "unparseable")
     assert set(REASONS) >= set(verdicts)
+
+
+# --- many callers ------------------------------------------------------------------------------
+
+
+SURDS = [(f"x+{k}\\sqrt{{3}}", rf"x+{k + k % 2}\sqrt{{3}}") for k in range(2, 62)]  # every other one is right
+ONE_BY_ONE = ["right" if gold == answer else "wrong" for gold, answer in SURDS]
+
+
+def _grade_one(pair):
+    return grade([rf"\boxed{{{pair[1]}+0}}"], [pair[0]], workers=2)[0].reason
+
+
+def _grade_all(_):
+    return [_grade_one(pair) for pair in SURDS[:12]]
+
+
+def test_verdicts_of_concurrent_threads_are_each_their_own():
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(_grade_one, SURDS)) == ONE_BY_ONE
+
+
+def test_threads_that_come_first_together_share_one_cold_verifier():
+    with Verifier(timeout=20, workers=2) as cold, ThreadPoolExecutor(16) as threads:
+        asked = threads.map(lambda pair: cold.grade([rf"\boxed{{{pair[1]}+0}}"], [pair[0]])[0].reason, SURDS)
+        assert list(asked) == ONE_BY_ONE
+        assert sum(cold.counts.values()) == len(SURDS)
+        assert len(cold.workers) == 2
+
+
+def test_forked_processes_get_workers_of_their_own(verifier):
+    assert _grade_one(SURDS[0]) == ONE_BY_ONE[0]  # the pool exists before the fork
+    with multiprocessing.get_context("fork").Pool(4) as processes:
+        for found in processes.map(_grade_all, range(8)):
+            assert found == ONE_BY_ONE[:12]
+    assert _grade_one(SURDS[1]) == ONE_BY_ONE[1]  # and the parent's goes on
+
+
+def test_asyncio_tasks_get_their_own_verdicts():
+    async def both():
+        return await asyncio.gather(*(asyncio.to_thread(_grade_one, pair) for pair in SURDS))
+
+    assert asyncio.run(both()) == ONE_BY_ONE
+
+
+def test_a_worker_whose_question_is_broken_off_answers_no_later_one(monkeypatch):
+    with Verifier(timeout=20, workers=1) as one:
+        assert one.verify([("x+1", "1+x")]) == ["right"]
+        monkeypatch.setattr("hicra.study.problems.grading.wait", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            one.verify([("x+1", "x+2")])
+        monkeypatch.undo()
+        assert one.verify([("x+3", "3+x")]) == ["right"]
+
+
+def _interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def test_what_is_readable_but_cannot_be_compared_is_wrong_not_unreadable(monkeypatch):
+    monkeypatch.setattr(grading_worker, "_equal", lambda *_: 1 / 0)
+    assert grading_worker.compare("x+1", "x+2") == "wrong"
+    monkeypatch.setattr(grading_worker, "parsed", lambda _: 1 / 0)
+    assert grading_worker.compare("x+1", "x+2") == "unparseable"
