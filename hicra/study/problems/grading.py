@@ -90,7 +90,7 @@ def _depth(text: str) -> int:
     return deepest
 
 
-_SEPARATOR = r"(?:\\[,;:! ]|~|\{,\}|\\thinspace | )"
+_SEPARATOR = r"(?:,?\\[,;:! ]|~|\{,\}|\\thinspace | )"
 _GROUPED = re.compile(rf"(?<![0-9.])([0-9]{{1,3}})((?:{_SEPARATOR}[0-9]{{3}})+)(?![0-9])")  # 10\,000
 _FIRST = r"\\?\$? ?-?(?:[0-9][0-9,.]*|\\frac ?(?:[0-9]|\{[0-9]+\}) ?(?:[0-9]|\{[0-9]+\}))"
 _UNIT = re.compile(

@@ -295,13 +295,19 @@ def _same(marks: str) -> Callable[[str, str], bool]:
 
 
 def _letters_agree(gold: str, answer: str) -> bool:
-    """Capital and small letters are different variables, unless the answer is one letter."""
-    sides = [
-        set(re.findall(r"[A-Za-z]", re.sub(r"\\[A-Za-z]+", " ", _WRAPPED.sub(" ", t))))
-        for t in (gold, answer)
-    ]
-    alone = all(len(t.strip("() $")) == 1 for t in (gold, answer))
-    return alone or not any(x.swapcase() in sides[1] - sides[0] for x in sides[0] - sides[1])
+    """Capital and small letters are different variables, unless the answer is one letter.
+
+    math-verify takes them for one, so where a letter stands in both sizes only the same text will do.
+    """
+    wanted, given = (set(re.findall("[A-Za-z]", _variables(text))) for text in (gold, answer))
+    if any(x.swapcase() in wanted for x in wanted):
+        return gold.replace(" ", "") == answer.replace(" ", "")
+    alone = all(len(text.strip("() $")) == 1 for text in (gold, answer))
+    return alone or not any(x.swapcase() in given - wanted for x in wanted - given)
+
+
+def _variables(text: str) -> str:
+    return re.sub(r"\\[A-Za-z]+", " ", _WRAPPED.sub(" ", text))
 
 
 def bases_agree(gold: str, answer: str) -> bool | None:
