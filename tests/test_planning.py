@@ -1,6 +1,8 @@
 """The planning mask, against hand cases and against a slow oracle that shares no code with it."""
 
 import random
+import re
+import unicodedata
 
 import pytest
 import torch
@@ -20,6 +22,7 @@ SENTENCES = [
     "\u4e2d\u6587 \U0001f914 let\u2019s double-check; we can use $y$ and step-by-step reasoning",
 ]
 GRAMS = ["so", "we need to", "need to find", "wait, no", "## step", "let's", "we can see that"]
+GRAMS += ["\u8ba9\u6211", "\u0e23\u0e39\u0e49 so", "so \u092e\u0948\u0902", "\uadf8 so", "think"]
 GRAMS += ["caf\u00e9 so", "so so", "i", "but wait", "step by step reasoning", "\u03c0 so", "is"]
 LEXICON = Lexicon.from_grams(GRAMS)
 SPECIAL = ["<eos>", "<pad>", "<sep>"]
@@ -102,7 +105,7 @@ def marked(kind: str, text: str) -> str:
 
 
 def oracle_characters(data: bytes) -> list[tuple[str, int, int]]:
-    """(character, first byte, byte behind it), by trying one to four bytes."""
+    """(character, first byte, byte behind it), by trying one to four bytes; composed with its marks."""
     found, i = [], 0
     while i < len(data):
         for n in (1, 2, 3, 4):
@@ -118,22 +121,74 @@ def oracle_characters(data: bytes) -> list[tuple[str, int, int]]:
     return found
 
 
+def oracle_clusters(characters):
+    """Characters with the combining marks and jamo behind them: (composed, first byte, byte behind)."""
+    clusters = []
+    for sign, start, end in characters:
+        before = clusters[-1][0] if clusters else ""
+        composes = len(unicodedata.normalize("NFC", before + sign)) == len(
+            unicodedata.normalize("NFC", before)
+        )
+        if clusters and (unicodedata.category(sign)[0] == "M" or composes):
+            clusters[-1] = (clusters[-1][0] + sign, clusters[-1][1], end)
+        else:
+            clusters.append((sign, start, end))
+    return [(unicodedata.normalize("NFC", text), start, end) for text, start, end in clusters]
+
+
+ENDS = ".!?;:\n$\u3002\uff01\uff1f\uff1a\uff1b\u2026\u0964\u061f"
+UNSPACED = [
+    (0x3041, 0x30FA),
+    (0x30FC, 0x30FC),
+    (0x3400, 0x9FFF),
+    (0x0E01, 0x0E4E),
+    (0x1000, 0x109F),
+    (0x20000, 0x3FFFF),
+]
+
+
 def oracle_words(characters: list[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
     """(word, first byte, byte behind it); a boundary is the entry ("", i, i)."""
-    text, words, current = [c for c, _, _ in characters], [], None
-    for i, (sign, start, end) in enumerate(characters):
-        sign = {"\u2019": "'", "\u2018": "'", "\u0130": "i", "\u02bc": "'"}.get(sign, sign)
+    clusters, words, current = oracle_clusters(characters), [], None
+    text = "".join(c for c, _, _ in clusters)
+    at = 0
+    skip = 0
+    for cluster, start, end in clusters:
+        place, at = at, at + len(cluster)
+        sign = {"\u2019": "'", "\u2018": "'", "\u0130": "i", "\u02bc": "'"}.get(cluster[0], cluster[0])
+        marker = re.match(r"<think>|</think>|<\|[^|<>\n]*\|>", text[place:].lower())
+        if marker:
+            skip = max(skip, place + len(marker[0]))
+            words += ([current] if current else []) + [("", start, start)]
+            current = None
+        if place < skip:
+            continue
         if sign.isalnum() or sign == "'":
-            lower = sign.lower().replace("\u03c2", "\u03c3")
+            lower = (sign.lower() + cluster[1:]).replace("\u03c2", "\u03c3")
+            alone = any(low <= ord(sign) <= high for low, high in UNSPACED)
+            if current and alone:
+                words.append(current)
+                current = None
             current = (current[0] + lower, current[1], end) if current else (lower, start, end)
+            if alone:
+                words.append(current)
+                current = None
+            continue
+        if cluster in ("\u200c", "\u200d") and (
+            current or (words and words[-1][2] == start and words[-1][0])
+        ):
+            if current:
+                current = (current[0] + cluster, current[1], end)
+            else:
+                words[-1] = (words[-1][0] + cluster, words[-1][1], end)
             continue
         if current:
             words.append(current)
             current = None
-        if sign in ".!?;:\n$" or (sign == "\\" and text[i + 1 : i + 2] in (["("], [")"], ["["], ["]"])):
+        if sign in ENDS or (sign == "\\" and text[place + 1 : place + 2] in tuple("()[]")):
             words.append(("", start, start))
-        line_start = i == 0 or text[i - 1] == "\n"
-        if line_start and text[i : i + 2] == ["#", "#"] and text[i + 2 : i + 3] in ([" "], ["\t"]):
+        line_start = place == 0 or text[place - 1] == "\n"
+        if line_start and text[place : place + 2] == "##" and text[place + 2 : place + 3] in (" ", "\t"):
             words.append(("##", start, start + 2))
     return words + ([current] if current else [])
 
@@ -204,6 +259,20 @@ FRAGMENTS += [
     "\ufffd",
     "<so>",
     "\t",
+    "e\u0301",
+    "cafe\u0301",
+    "\u8ba9\u6211",
+    "\u8ba9",
+    "\u6211",
+    "\u3002",
+    "\u2026",
+    "\u0e23\u0e39\u0e49",
+    "\u092e\u0948\u0902",
+    "\u1100\u1173",
+    "\uadf8",
+    "<think>",
+    "</think>",
+    "<|x|>",
 ]
 TEXTS = st.lists(st.sampled_from(FRAGMENTS), max_size=14).map("".join) | st.text(max_size=12)
 

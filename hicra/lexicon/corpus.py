@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -11,11 +10,10 @@ from pathlib import Path
 from hicra.boxed import extract_boxed
 from hicra.errors import HicraError
 from hicra.files import iter_jsonl, sha256
-from hicra.words import segments
+from hicra.words import MARKER, segments
 
 HUB = "hub:"  # a source's prefix for a data set of the Hub, "hub:owner/name"
 TAIL = 300  # words at the end that are searched for a loop
-MARKERS = re.compile(r"<\|[^|<>]*\|>|</?think>")  # of chat and thinking formats: not the solution's words
 LOOP = 0.4  # a tail with a smaller share of distinct 6-grams repeats itself
 
 
@@ -62,7 +60,7 @@ class Corpus:
                 self.dropped[reason] += 1
             else:
                 self.kept += 1
-                yield MARKERS.sub("\n", text)
+                yield MARKER.sub("\n", text)
 
     def _records(self) -> Iterator[tuple[str, dict]]:
         for source in self.sources:

@@ -10,10 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hicra.words import BOUNDARIES, MATH_BRACKETS, fold, in_word
+from hicra.words import ALONE, BOUNDARY, IN_WORD, MARK, MARKER, MATH_BRACKETS, compose, fold, kind
 
-OTHER, IN_WORD, BOUNDARY = 0, 1, 2
-N_CODE_POINTS = 0x110000
+N_CODE_POINTS, UNSEEN = 0x110000, 255
 BASE = 0x9E3779B97F4A7C15  # of the word hash; odd, hence invertible modulo 2**64
 
 
@@ -72,24 +71,42 @@ class Trie:
 
 
 def decode(data: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """Code points (C,) and the first byte of each (C + 1,); an invalid byte b is U+DC00 + b."""
+    """Code points (C,) in NFC and the first byte of each (C + 1,); an invalid byte b is U+DC00 + b."""
     if data.isascii():
         return np.frombuffer(data, np.uint8), np.arange(len(data) + 1)
     text = data.decode("utf-8", "surrogateescape")
-    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+    first_byte = _first_bytes(_code_points(text))
+    composed, starts = compose(text)
+    return (_code_points(composed), first_byte if composed is text else first_byte[starts])
+
+
+def _code_points(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+
+
+def _first_bytes(codes: np.ndarray) -> np.ndarray:
     n_bytes = 1 + (codes >= 0x80) + (codes >= 0x800) + (codes >= 0x10000)
     n_bytes[(codes >= 0xDC80) & (codes <= 0xDCFF)] = 1
-    return codes, np.concatenate([[0], np.cumsum(n_bytes)])
+    return np.concatenate([[0], np.cumsum(n_bytes)])
 
 
 @lru_cache
 def _tables() -> tuple[np.ndarray, np.ndarray]:
-    """For each code point what it is to a word, and the random number of its folded form."""
-    folded = fold("".join(map(chr, range(N_CODE_POINTS))))
-    kinds = np.fromiter(map(in_word, folded), np.uint8, N_CODE_POINTS)  # OTHER or IN_WORD
-    kinds[[ord(sign) for sign in BOUNDARIES]] = BOUNDARY
+    """For each code point what it is to a word (UNSEEN until asked), and a number for its folded form."""
     numbers = np.random.default_rng(0).integers(0, 1 << 64, N_CODE_POINTS, np.uint64)
-    return kinds, numbers[np.frombuffer(folded.encode("utf-32-le", "surrogatepass"), "<u4")]
+    folded = _code_points(fold("".join(map(chr, range(N_CODE_POINTS)))))
+    return np.full(N_CODE_POINTS, UNSEEN, np.uint8), numbers[folded]
+
+
+def _kinds(codes: np.ndarray) -> np.ndarray:
+    """(C,) what each character is to a word."""
+    table, _ = _tables()
+    kinds = table[codes]
+    if (kinds == UNSEEN).any():
+        new = np.unique(codes[kinds == UNSEEN])
+        table[new] = [kind(fold(chr(code))) for code in new.tolist()]
+        kinds = table[codes]
+    return kinds
 
 
 @lru_cache(maxsize=4)
@@ -101,19 +118,43 @@ def _powers(n: int) -> tuple[np.ndarray, np.ndarray]:
 
 def find_words(codes: np.ndarray) -> Words:
     """The words of a text that starts and ends with CUT, as words.segments finds them."""
-    kind_of, number_of = _tables()
-    kinds = kind_of[codes]  # (C,)
+    kinds = _kinds(codes)  # (C,)
+    for first, last in _markers(codes):
+        kinds[first:last] = BOUNDARY
     backslash = np.flatnonzero(codes[:-1] == ord("\\"))
     brackets = [ord(bracket) for bracket in MATH_BRACKETS]
     kinds[backslash[np.isin(codes[backslash + 1], brackets)]] = BOUNDARY
     mark = np.flatnonzero((codes[1:-2] == ord("#")) & (codes[2:-1] == ord("#"))) + 1
     is_heading = (codes[mark - 1] == ord("\n")) & np.isin(codes[mark + 2], [ord(" "), ord("\t")])
     kinds[mark[is_heading]] = kinds[mark[is_heading] + 1] = IN_WORD
-    edges = np.flatnonzero(np.diff(kinds == IN_WORD)) + 1  # start, end, start, end, ...
-    start, end = edges[::2], edges[1::2]
+    start, end = _edges(kinds)  # (W,), (W,)
     n_boundaries = np.cumsum(kinds == BOUNDARY)[start]  # (W,) before each word
     powers, inverse_powers = _powers(1 << codes.size.bit_length())
     # sum over a word of number * BASE**(its place in the word), from sums over the whole text
-    sums = np.cumsum(number_of[codes] * inverse_powers[: codes.size])  # (C,)
+    numbers = _tables()[1][codes]  # (C,)
+    sums = np.cumsum(numbers * inverse_powers[: codes.size])  # (C,)
     code = (sums[end - 1] - sums[start - 1]) * powers[start]  # (W,)
     return Words(start, end, code, np.diff(n_boundaries, prepend=-1) > 0)
+
+
+def _markers(codes: np.ndarray) -> list[tuple[int, int]]:
+    """Where markers of chat and thinking formats stand; texts without a < are not looked at."""
+    if not (codes == ord("<")).any():
+        return []
+    text = codes.astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
+    return [marker.span() for marker in MARKER.finditer(text)]
+
+
+def _edges(kinds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """First character of each word and the one behind its last, (W,) each."""
+    if kinds.max() <= BOUNDARY:
+        edges = np.flatnonzero(np.diff(kinds == IN_WORD)) + 1  # start, end, start, end, ...
+        return edges[::2], edges[1::2]
+    is_mark = kinds == MARK
+    base = np.maximum.accumulate(np.where(is_mark, 0, np.arange(kinds.size)))  # what a mark stands on
+    own = kinds[base]
+    inside = (own == IN_WORD) | (own == ALONE)
+    before = np.concatenate([[BOUNDARY], own[:-1]])
+    starts = inside & ~is_mark & ((before != IN_WORD) | (own == ALONE))
+    goes_on = np.concatenate([(inside & ~starts)[1:], [False]])
+    return np.flatnonzero(starts), np.flatnonzero(inside & ~goes_on) + 1
