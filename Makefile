@@ -1,10 +1,10 @@
-# `make study` and `make test` need Python 3.11 or 3.12 and a package index, nothing else.
-PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+# `make study` and `make test` need Python 3.11 to 3.13 and a package index, nothing else.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/installed
 PROFILE ?= sandbox
 
-.PHONY: study test lint lock vllm sandbox-base calibration experiments figures soak audit clean
+.PHONY: study test lint lock vllm sandbox-base calibration experiments figures notebooks soak audit clean
 
 study: $(STAMP)
 	$(BIN)/python -m hicra study --profile $(PROFILE)
@@ -21,7 +21,7 @@ lint: $(STAMP)
 # torch first, with its dependencies: on a machine with a GPU it needs the CUDA packages. The rest of
 # the lock is complete and needs no resolver.
 $(STAMP): requirements/lock.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v not in ((3, 11), (3, 12)) and f"Python {v[0]}.{v[1]} found; the locked packages need 3.11 or 3.12: make PYTHON=python3.11 ...")'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v not in ((3, 11), (3, 12), (3, 13)) and f"Python {v[0]}.{v[1]} found; the locked packages need 3.11 to 3.13: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet $(shell grep '^torch==' requirements/pins.in) -c requirements/lock.txt
 	$(BIN)/python -m pip install --quiet --no-deps -r requirements/lock.txt
@@ -54,6 +54,10 @@ calibration: $(STAMP)
 # Resumable; prints what is missing and how long it takes. Finished records go to data/experiments.
 experiments: $(STAMP)
 	$(BIN)/python -m hicra experiments
+
+# Fresh outputs for the committed notebooks; resumes.
+notebooks: $(STAMP)
+	$(BIN)/python -m hicra notebooks
 
 # From the committed run records: no model, no network.
 figures: $(STAMP)
