@@ -250,8 +250,9 @@ class Verifier:
         """This process's workers. `setdefault` is atomic: threads that come first together get one pool."""
         if own := self.pools.get(os.getpid()):
             return own
-        for parents in list(self.pools.values()):
-            parents.let_go()
+        for pid, pool in list(self.pools.items()):
+            if pid != os.getpid():
+                pool.let_go()
         return self.pools.setdefault(os.getpid(), _Pool(self.size, self.timeout))
 
     @property
