@@ -89,7 +89,7 @@ def unit(text: str) -> str:
     plain = re.sub(r"\s*\^\s*(-?\s*[0-9])\s*", r"^\1 ", plain)
     plain = re.sub(r"\bper\b|\ba\b(?= hour| minute| second| day)", "/", plain)
     words = re.findall(r"[a-z%]+", plain)
-    if len(words) > MOST_WORDS or _NO_UNIT & set(words):
+    if len(words) > MOST_WORDS or _NO_UNIT & set(words) or re.search(r"(?:^|[\s/])[0-9]", plain):
         raise Prose(f"{text!r} is no unit")
     return "/".join(_product(part.split()) for part in plain.split("/"))
 

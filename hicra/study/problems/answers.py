@@ -85,7 +85,7 @@ _BASE_WORDS = "two three four five six seven eight nine ten eleven twelve thirte
 _BASES = {name: base for base, name in enumerate(_BASE_WORDS.split(), start=2)}
 _BASE = re.compile(
     rf"([+-]?)\s*\(?\s*([0-9A-Za-z]+(?:\.[0-9A-Za-z]+)?)\s*\)?\s*(?:_|\\text\{{\s*\(?(?:in )?(?=base))"
-    rf"\s*\{{?\s*(?:\\text\{{)?\s*(?:base)?\s*([0-9]+|{'|'.join(_BASES)})\s*[\s)}}]*"
+    rf"\s*\{{?\s*(?:\\text\{{)?\s*(?:base)?[\s}}]*([0-9]+|{'|'.join(_BASES)})\s*[\s)}}]*"
 )
 _MATRIX = re.compile(
     r"(.*?)\\begin\{([pbB]?matrix|smallmatrix|array)\}(?:\{[^{}]*\})?(.*)\\end\{\2\}", re.DOTALL
@@ -94,6 +94,7 @@ _BUILDER = re.compile(r"\s*[A-Za-z]\s*(?:\\in\s*\\mathbb\{[RC]\}\s*)?[|:](.*)", 
 _SUFFIX = r"(?:\\text\{[^{}]*\}|[A-Za-z]+|\\cdot|[\s/.]|\^\s*(?:\{\s*-?[0-9]\s*\}|[0-9]))*"
 _UNIT_LETTERS = re.compile(r"[mshglLNJWVAKCFT](?:/[mshl])?")  # signs of units that a variable could be too
 _BARE_UNIT = re.compile(rf"(.*[0-9}})])\s*({_UNIT_LETTERS.pattern}(?:\^\{{?[0-9]\}}?)?)")
+_COUNTED = re.compile(r"([+-]?[0-9][0-9.,]*) ?([A-Za-z][A-Za-z .]*)")  # \text{5 cm}
 _COMMAS = re.compile(r"(?<![0-9.,])[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9,])")
 _SIGNS = 3  # plus-minus signs in one value at most: eight values
 
@@ -127,6 +128,8 @@ def _typography(text: str) -> str:
 def _unwrapped(found: re.Match) -> str:
     r"""What stands in \text{}, without it where it is no word: \text{(C)}, \mathrm{e}, \mathbf{2340}."""
     inside = found[1].strip()
+    if counted := _COUNTED.fullmatch(inside):
+        return f"{counted[1]} \\text{{{counted[2]}}}"
     before = found.string[: found.start()].rstrip()[-1:]
     if _UNIT_LETTERS.fullmatch(inside) and before and before in "0123456789})":
         return found[0]
@@ -233,7 +236,7 @@ def _value(text: str) -> Node:
         raise Unreadable("an empty value")
     if _is_text(text):
         return ("text", words.fold(text))
-    for attempt in (_matrix, _bracket, _ratio, _quantity, _based):
+    for attempt in (_matrix, _bracket, _based, _ratio, _quantity):
         if node := attempt(text):
             return node
     return _signs(text)
