@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from hypothesis import strategies as st
 
 from hicra.boxed import extract_boxed
 from hicra.study.problems import grading
-from hicra.study.problems.grading import REASONS, Grade, Verifier, grade
+from hicra.study.problems.answers import read
+from hicra.study.problems.grading import REASONS, Grade, Verifier, grade, quick
 from hicra.study.problems.grading_worker import verdict
 from tests.benchmarks.gold_pairs import accidents, gold_answers, right
 from tests.fuzz import fuzz
@@ -218,6 +220,99 @@ def test_wrong_input_is_named(completions, answers, message):
 def test_wrong_options_are_named(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         Verifier(**options)
+
+
+LATEX = st.lists(
+    st.sampled_from(
+        [
+            r"\frac",
+            r"\sqrt",
+            r"\binom",
+            r"\choose",
+            r"\text{",
+            r"\mathrm{",
+            r"\pm",
+            r"\mp",
+            r"\sin",
+            r"\log",
+            r"\int",
+            r"\sum",
+            r"\left",
+            r"\right",
+            r"\begin{pmatrix}",
+            r"\end{pmatrix}",
+            r"\\",
+            r"&",
+            r"{",
+            r"}",
+            r"(",
+            r")",
+            r"[",
+            r"]",
+            r"\{",
+            r"\}",
+            r"^",
+            r"_",
+            r"'",
+            r"=",
+            r"<",
+            r"\le",
+            r"\in",
+            r"\cup",
+            r"\circ",
+            r"\%",
+            r"\$",
+            r"$",
+            r":",
+            r"!",
+            r"|",
+            r"-",
+            r"+",
+            r"/",
+            r".",
+            r",",
+            r";",
+            r"0.",
+            r"10",
+            r"000",
+            r"_8",
+            r"x",
+            r"ab",
+            r"cm",
+            r"cat",
+            r"and",
+            r"e",
+            r"i",
+            r"I",
+            r"d",
+            r"HTH",
+            r"~",
+            r"\!",
+            r"\,",
+            r"%",
+            r"#",
+        ]
+        + [" "]
+    ),
+    max_size=40,
+).map("".join)
+
+
+@fuzz(300)
+@given(LATEX)
+def test_reading_never_raises_and_what_is_read_is_itself(text):
+    tree = read(text)
+    assert tree is None or quick(text, f"{text} ") in ("right", "unparseable")
+
+
+@pytest.mark.parametrize(
+    "piece", [r"\sqrt", "%", r"\pm1,", "(", "a ", "1,234", "x^-", r"\text{a}", r"\frac1", "'"]
+)
+def test_reading_takes_a_moment_whatever_repeats(piece):
+    started = time.process_time()
+    read(f"({piece * 300}"[: grading.MAX_LENGTH - 1] + ")")
+    read(f"5 {piece * 300}"[: grading.MAX_LENGTH])
+    assert time.process_time() - started < 5
 
 
 # --- the process that compares -----------------------------------------------------------------

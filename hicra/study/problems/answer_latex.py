@@ -244,7 +244,7 @@ class _Writer:
             inside = self.sequence("}")
             return re.sub(r"(?<=[0-9]),(?=[0-9]{3})", "", inside)
         if plain and token in ("-", "+"):
-            return self.take() + self.argument(plain=True)
+            return self.take() + self.argument()
         if plain and token == "(":
             self.take()
             return f"({self.sequence(')')})"

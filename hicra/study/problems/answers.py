@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import re
 
 from hicra.study.problems import answer_words as words
@@ -91,12 +92,13 @@ _MATRIX = re.compile(
     r"(.*?)\\begin\{([pbB]?matrix|smallmatrix|array)\}(?:\{[^{}]*\})?(.*)\\end\{\2\}", re.DOTALL
 )
 _BUILDER = re.compile(r"\s*[A-Za-z]\s*(?:\\in\s*\\mathbb\{[RC]\}\s*)?[|:](.*)", re.DOTALL)
-_SUFFIX = r"(?:\\text\{[^{}]*\}|[A-Za-z]+|\\cdot|[\s/.]|\^\s*(?:\{\s*-?[0-9]\s*\}|[0-9]))*"
+_SUFFIX = r"(?:\\text\{[^{}]*\}|[A-Za-z]|\\cdot|[\s/.]|\^\s*(?:\{\s*-?[0-9]\s*\}|[0-9]))*"
 _UNIT_LETTERS = re.compile(r"[mshglLNJWVAKCFT](?:/[mshl])?")  # signs of units that a variable could be too
 _BARE_UNIT = re.compile(rf"(.*[0-9}})])\s*({_UNIT_LETTERS.pattern}(?:\^\{{?[0-9]\}}?)?)")
 _COUNTED = re.compile(r"([+-]?[0-9][0-9.,]*) ?([A-Za-z][A-Za-z .]*)")  # \text{5 cm}
 _COMMAS = re.compile(r"(?<![0-9.,])[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9,])")
 _SIGNS = 3  # plus-minus signs in one value at most: eight values
+_MOST_TUPLES = 64  # that the plus-minus signs of one tuple may stand for
 
 
 @functools.lru_cache(maxsize=4096)
@@ -113,7 +115,7 @@ def read(text: str) -> Node | None:
         return _list(tidy)
     except Prose:
         return ("text", words.fold(tidy))
-    except Unreadable:
+    except (Unreadable, RecursionError):
         return None
 
 
@@ -289,6 +291,8 @@ def _braces(opening: str, inside: str, closing: str) -> Node:
 
 def _tuple(nodes: list[Node]) -> Node:
     choices = [node[1] if node[0] == "list" and node[2] == "pm" else (node,) for node in nodes]
+    if math.prod(map(len, choices)) > _MOST_TUPLES:
+        raise Unreadable("too many plus-minus signs")
     tuples = tuple(("tuple", members) for members in itertools.product(*choices))
     return tuples[0] if len(tuples) == 1 else ("list", tuples, "pm")
 
@@ -316,6 +320,8 @@ def _quantity(text: str) -> Node | None:
             raise Unreadable("two units")
         return ("quantity", node[1] if unit else node, "dollar", False)
     if text.endswith("\\%"):
+        if text[:-2].rstrip().endswith("\\%"):
+            raise Unreadable("two units")
         return ("quantity", _value(text[:-2].strip()), "%", False)
     if found := re.fullmatch(rf"(.*?)\s*\\degree{_END}\s*(?:\\text\{{\s*)?([CFK])\s*\}}?", text):
         return ("quantity", _value(found[1]), f"degree {found[2].lower()}", False)
