@@ -7,7 +7,7 @@ A node is a tuple, a kind first (they travel to the workers as JSON):
     ("base", "-37", 8)                  digits in a base
     ("quantity", node, unit, bare)      a value with its unit; bare where a variable could be meant
     ("ratio", nodes)                    3:2
-    ("list", nodes, joiner)             values side by side, in any order; joiner "," "and" "or"
+    ("list", nodes, joiner)             values side by side, in any order; joiner "," "and" "or", "pm" of \pm
     ("set", nodes), ("tuple", nodes)    braces, in any order and once each; parentheses, in this order
     ("interval", "[", node, node, ")")  at least one bracket square
     ("union" | "meet" | "minus", nodes) of sets
