@@ -3,6 +3,10 @@
 import asyncio
 import json
 import multiprocessing
+import os
+import signal
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,26 +15,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hicra.boxed import extract_boxed
-from hicra.study.problems import grading_worker
-from hicra.study.problems.grading import REASONS, Grade, Verifier, grade
+from hicra.study.problems import grading
+from hicra.study.problems.answers import read
+from hicra.study.problems.grading import REASONS, Grade, Verifier, grade, quick
+from hicra.study.problems.grading_worker import verdict
+from tests.benchmarks.gold_pairs import accidents, gold_answers, right
 from tests.fuzz import fuzz
 
-BENCHMARKS = Path(__file__).parents[2] / "shared" / "data" / "benchmarks"
-PAIRS = json.loads((Path(__file__).parent / "data" / "answer_pairs.json").read_text())
+DATA = Path(__file__).parent / "data"
+PAIRS = json.loads((DATA / "answer_pairs.json").read_text())
+ALIKE = json.loads((DATA / "answers_alike.json").read_text())
 
-# Gold answers that math-verify cannot read. A completion is right there only with the same text.
+# Gold answers that cannot be read as mathematics. A completion is right there only with the same text.
 UNREADABLE = {
     "np.arcsin(10/13)": "a function name of numpy",
-    "-1./3": "a decimal point without decimals inside a fraction",
-    "-3./2": "a decimal point without decimals inside a fraction",
-    r"\frac{dM}{dt}=\frac{10^{5} L_{\odot}}{0.007 c^{2} M_{\odot}^{6}} M^{6}": "subscript sun",
-    r"\hbar \omega(v+1 / 2)-\frac{E_{0}^{2} e^{2}}{2 m \omega^{2}}": "E with a subscript",
-    r"\frac{1}{3} E_{1}+\frac{2}{3} E_{2}": "E with a subscript",
-    "E_{1},E_{2}": "E with a subscript",
-    r"$m_{\max }=n^{2}-n-1$": "a word as subscript",
-    r"$f(x)=a x+b$, where $b$ is an arbitrary integer, and $a$ is an arbitrary positive integer "
-    r"with $\mho(a)=0$": "prose",
-    "$t(0,4]$": "an interval set as a function's argument",
+    "$t(0,4]$": "an interval as a function's argument",
 }
 
 
@@ -223,90 +222,253 @@ def test_wrong_options_are_named(options):
         Verifier(**options)
 
 
+LATEX = st.lists(
+    st.sampled_from(
+        [
+            r"\frac",
+            r"\sqrt",
+            r"\binom",
+            r"\choose",
+            r"\text{",
+            r"\mathrm{",
+            r"\pm",
+            r"\mp",
+            r"\sin",
+            r"\log",
+            r"\int",
+            r"\sum",
+            r"\left",
+            r"\right",
+            r"\begin{pmatrix}",
+            r"\end{pmatrix}",
+            r"\\",
+            r"&",
+            r"{",
+            r"}",
+            r"(",
+            r")",
+            r"[",
+            r"]",
+            r"\{",
+            r"\}",
+            r"^",
+            r"_",
+            r"'",
+            r"=",
+            r"<",
+            r"\le",
+            r"\in",
+            r"\cup",
+            r"\circ",
+            r"\%",
+            r"\$",
+            r"$",
+            r":",
+            r"!",
+            r"|",
+            r"-",
+            r"+",
+            r"/",
+            r".",
+            r",",
+            r";",
+            r"0.",
+            r"10",
+            r"000",
+            r"_8",
+            r"x",
+            r"ab",
+            r"cm",
+            r"cat",
+            r"and",
+            r"e",
+            r"i",
+            r"I",
+            r"d",
+            r"HTH",
+            r"~",
+            r"\!",
+            r"\,",
+            r"%",
+            r"#",
+        ]
+        + [" "]
+    ),
+    max_size=40,
+).map("".join)
+
+
+@fuzz(300)
+@given(LATEX)
+def test_reading_never_raises_and_what_is_read_is_itself(text):
+    tree = read(text)
+    assert tree is None or quick(text, f"{text} ") in ("right", "unparseable")
+
+
+@pytest.mark.parametrize(
+    "piece", [r"\sqrt", "%", r"\pm1,", "(", "a ", "1,234", "x^-", r"\text{a}", r"\frac1", "'"]
+)
+def test_reading_takes_a_moment_whatever_repeats(piece):
+    started = time.process_time()
+    read(f"({piece * 300}"[: grading.MAX_LENGTH - 1] + ")")
+    read(f"5 {piece * 300}"[: grading.MAX_LENGTH])
+    assert time.process_time() - started < 5
+
+
+# --- the process that compares -----------------------------------------------------------------
+
+
+class Failing:
+    """A comparison that raises where it is told to."""
+
+    def __init__(self, parse=None, same=None):
+        self.errors = {"parse": parse, "same": same}
+
+    def parse(self, tree):
+        if self.errors["parse"]:
+            raise self.errors["parse"]
+
+    def same(self, gold, answer):
+        raise self.errors["same"]
+
+
+@pytest.mark.parametrize("error", [OverflowError(), RecursionError(), AttributeError(), KeyError()])
+def test_an_error_over_an_answer_says_where_it_was_met(error):
+    assert verdict(Failing(parse=error), [], []) == "unparseable"
+    assert verdict(Failing(same=error), [], []) == "wrong"
+
+
+def test_running_out_of_memory_is_left_to_the_kernel():
+    for failing in (Failing(parse=MemoryError()), Failing(same=MemoryError())):
+        with pytest.raises(MemoryError):
+            verdict(failing, [], [])
+
+
+@pytest.mark.parametrize(
+    "answer", ["9^{9^{9^{9}}}", r"\binom{10^{6}}{3}", "10^{100000}+1", "10^{10^{9}}", "3000!"]
+)
+def test_large_numbers_are_decided_in_bounded_time(verifier, answer):
+    assert verifier.grade([boxed(f"0+{answer}")] * 2, [answer, "5"])[1].reason == "wrong"
+    assert verifier.replaced == 0
+
+
+# --- threads, processes, asyncio ---------------------------------------------------------------
+
+ROOTS = [(f"x+{k}\\sqrt{{3}}", f"{k + k % 3 // 2}\\sqrt{{3}}+x", k % 3 // 2 == 0) for k in range(2, 62)]
+
+
+def roots(start=0, **options):
+    """One call for each answer, from another one on for each caller; the answers judged otherwise."""
+    order = ROOTS[start % 60 :] + ROOTS[: start % 60]
+    grades = [grade([boxed(answer)], [gold], workers=2, **options)[0] for gold, answer, _ in order]
+    reasons = [("wrong", "right")[right] for _, _, right in order]
+    return [g for g, reason in zip(grades, reasons, strict=True) if g != (reason == "right", reason)]
+
+
+def pools():
+    return [v.pools[os.getpid()] for v in grading._SHARED.values() if os.getpid() in v.pools]
+
+
+def test_threads_that_start_together_share_one_pool_and_mix_no_verdicts():
+    before, barrier = len(pools()), threading.Barrier(16)
+
+    def caller(start):
+        barrier.wait()
+        return roots(7 * start, timeout=21.5)  # a setting of its own: a cold start
+
+    with ThreadPoolExecutor(16) as threads:
+        assert list(threads.map(caller, range(16))) == [[]] * 16
+    assert len(pools()) == before + 1
+
+
+def test_processes_forked_after_the_pool_exists_have_workers_of_their_own():
+    assert roots() == []
+    mine = [w.process.pid for w in pools()[-1].workers if w.process]
+    with multiprocessing.get_context("fork").Pool(4) as processes:
+        assert processes.map(roots, range(0, 28, 7)) == [[]] * 4
+    assert roots() == []
+    assert [w.process.pid for w in pools()[-1].workers if w.process] == mine
+
+
+def test_asyncio_tasks_may_grade_at_the_same_time():
+    async def task(start):
+        return await asyncio.to_thread(roots, start)
+
+    async def all_tasks():
+        return await asyncio.gather(*map(task, range(0, 56, 7)))
+
+    assert asyncio.run(all_tasks()) == [[]] * 8
+
+
+def test_a_call_that_is_interrupted_leaves_no_verdict_for_the_next(verifier):
+    """As a time limit by signal.alarm does, which reward servers put around their calls."""
+
+    class Interrupted(BaseException):
+        pass
+
+    def interrupt(signum, frame):
+        raise Interrupted
+
+    with Verifier(timeout=20, workers=1) as one:
+        assert one.verify([("x+1", "1+x")]) == ["right"]
+        previous = signal.signal(signal.SIGALRM, interrupt)
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        try:
+            with pytest.raises(Interrupted):
+                one.verify([("5", r"\int_0^1 x^{x^{x^{x}}} \sin(\exp(x)) dx")])
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, previous)
+        assert one.verify([("x+1", "1+x")]) == ["right"]
+
+
+def test_a_verifier_that_is_closed_while_threads_wait_finishes_and_leaves_no_process():
+    with ThreadPoolExecutor(4) as threads:
+        with Verifier(timeout=20, workers=1) as one:
+            pool = one.pool
+            calls = [threads.submit(one.verify, [(g, a)]) for g, a, _ in ROOTS[:12]]
+            calls[0].result()
+        found = [call.result()[0] for call in calls]
+    assert found == [("wrong", "right")[right] for _, _, right in ROOTS[:12]]
+    assert all(worker.process is None for worker in pool.workers)
+
+
+# --- golds against golds -----------------------------------------------------------------------
+
+
+def test_different_answers_of_the_fixture_are_never_right_and_each_is_itself():
+    """Answers that look alike, or that math-verify takes for one another."""
+    for kind, answers in ALIKE.items():
+        assert [answer for answer in answers if not right(answer, answer)] == [], kind
+        assert accidents(answers, most=10**6)[1] == [], kind
+
+
+def test_no_gold_of_math_is_right_for_another_by_accident(shared):
+    """All pairs of equal length of MATH's test golds; what is equal there is so on purpose."""
+    golds = gold_answers(shared)["math500"]
+    tried, found = accidents(golds, most=0)
+    assert tried == 3725
+    assert found == [("-2,1", "1,-2")]  # one list in two orders
+
+
 # --- the benchmarks ----------------------------------------------------------------------------
 
 
-def gold_answers():
-    if not BENCHMARKS.is_dir():
-        pytest.skip("the benchmarks are not at ../shared/data/benchmarks")
-    files = sorted(BENCHMARKS.glob("*.jsonl"))
+def benchmark_golds(shared):
+    files = sorted((shared / "benchmarks").glob("*.jsonl"))
     return [json.loads(line)["answer"] for file in files for line in file.read_text().splitlines()]
 
 
-def test_every_gold_answer_verifies_against_itself():
-    gold = gold_answers()
+def test_every_gold_answer_verifies_against_itself(shared):
+    gold = benchmark_golds(shared)
     with Verifier(workers=1) as one:
         assert {g.reason for g in one.grade([boxed(a) for a in gold], gold)} == {"right"}
         assert one.counts["right"] == len(gold) == 2866
 
 
-def test_math_verify_reads_every_gold_answer_but_the_listed(verifier):
-    gold = sorted({a for a in gold_answers() if not a.lstrip("-").isdigit()})
+def test_every_gold_answer_is_read_but_the_listed(shared, verifier):
+    gold = sorted({a for a in benchmark_golds(shared) if not a.lstrip("-").isdigit()})
     verdicts = verifier.verify([(a.removesuffix("."), f"{a.removesuffix('.')} ") for a in gold])
     not_right = {a: v for a, v in zip(gold, verdicts, strict=True) if v != "right"}
     assert not_right == dict.fromkeys(UNREADABLE, "unparseable")
     assert set(REASONS) >= set(verdicts)
-
-
-# --- many callers ------------------------------------------------------------------------------
-
-
-SURDS = [(f"x+{k}\\sqrt{{3}}", rf"x+{k + k % 2}\sqrt{{3}}") for k in range(2, 62)]  # every other one is right
-ONE_BY_ONE = ["right" if gold == answer else "wrong" for gold, answer in SURDS]
-
-
-def _grade_one(pair):
-    return grade([rf"\boxed{{{pair[1]}+0}}"], [pair[0]], workers=2)[0].reason
-
-
-def _grade_all(_):
-    return [_grade_one(pair) for pair in SURDS[:12]]
-
-
-def test_verdicts_of_concurrent_threads_are_each_their_own():
-    with ThreadPoolExecutor(8) as threads:
-        assert list(threads.map(_grade_one, SURDS)) == ONE_BY_ONE
-
-
-def test_threads_that_come_first_together_share_one_cold_verifier():
-    with Verifier(timeout=20, workers=2) as cold, ThreadPoolExecutor(16) as threads:
-        asked = threads.map(lambda pair: cold.grade([rf"\boxed{{{pair[1]}+0}}"], [pair[0]])[0].reason, SURDS)
-        assert list(asked) == ONE_BY_ONE
-        assert sum(cold.counts.values()) == len(SURDS)
-        assert len(cold.workers) == 2
-
-
-def test_forked_processes_get_workers_of_their_own(verifier):
-    assert _grade_one(SURDS[0]) == ONE_BY_ONE[0]  # the pool exists before the fork
-    with multiprocessing.get_context("fork").Pool(4) as processes:
-        for found in processes.map(_grade_all, range(8)):
-            assert found == ONE_BY_ONE[:12]
-    assert _grade_one(SURDS[1]) == ONE_BY_ONE[1]  # and the parent's goes on
-
-
-def test_asyncio_tasks_get_their_own_verdicts():
-    async def both():
-        return await asyncio.gather(*(asyncio.to_thread(_grade_one, pair) for pair in SURDS))
-
-    assert asyncio.run(both()) == ONE_BY_ONE
-
-
-def test_a_worker_whose_question_is_broken_off_answers_no_later_one(monkeypatch):
-    with Verifier(timeout=20, workers=1) as one:
-        assert one.verify([("x+1", "1+x")]) == ["right"]
-        monkeypatch.setattr("hicra.study.problems.grading.wait", _interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            one.verify([("x+1", "x+2")])
-        monkeypatch.undo()
-        assert one.verify([("x+3", "3+x")]) == ["right"]
-
-
-def _interrupt(*_):
-    raise KeyboardInterrupt
-
-
-def test_what_is_readable_but_cannot_be_compared_is_wrong_not_unreadable(monkeypatch):
-    monkeypatch.setattr(grading_worker, "_equal", lambda *_: 1 / 0)
-    assert grading_worker.compare("x+1", "x+2") == "wrong"
-    monkeypatch.setattr(grading_worker, "parsed", lambda _: 1 / 0)
-    assert grading_worker.compare("x+1", "x+2") == "unparseable"

@@ -238,7 +238,7 @@ def test_a_server_that_dies_over_an_answer_gives_no_verdict_and_is_replaced():
 
         killer = threading.Thread(target=kill_at_work)
         killer.start()
-        grades = verifier.grade([rf"\boxed{{{SLOW['nested exponents']}}}"], [GOLD])
+        grades = verifier.grade([f"\\boxed{{{SLOW['hard integral']}}}"], [GOLD])
         killer.join()
         assert grades == [Grade(0.0, "unparseable")]
         assert (verifier.replaced, verifier.counts["unparseable"]) == (1, 1)

@@ -1,11 +1,13 @@
 """Survival at full size, as one table: `make soak`.
 
-python -m tests.benchmarks.soak --only kills fuzz hostile throughput memory --hours 2
+python -m tests.benchmarks.soak --only kills fuzz hostile throughput callers memory --hours 2
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import multiprocessing
 import os
 import random
 import re
@@ -17,6 +19,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -184,6 +187,82 @@ def throughput(options) -> Iterator[Row]:
         yield Row(f"honest answers: {name}", found, f"{wanted}/s, all right" if wanted else "all right", well)
 
 
+# --- many callers ----------------------------------------------------------------------------------
+
+CALL = 8  # answers in one call, as a group has
+
+
+def answers_to_judge() -> list[tuple[str, str]]:
+    """Golds and answers, right and wrong in turn, that all need a worker; a wrong one differs in one place."""
+    roots = [(f"x+{k}\\sqrt{{3}}", f"{k + k % 2}\\sqrt{{3}}+x") for k in range(2, 402)]
+    products = [(f"x(x+{k})", f"x^2+{k + k % 2}x") for k in range(2, 402)]
+    powers = [(f"2^{{{k}}}", f"2 \\cdot 2^{{{k - 1 - k % 2}}}") for k in range(2, 402)]
+    pairs = [*roots, *products, *powers]
+    random.Random(0).shuffle(pairs)
+    return pairs
+
+
+def judged(pairs: list[tuple[str, str]]) -> list[str]:
+    """The reasons of the pairs, in calls of CALL."""
+    calls = [pairs[at : at + CALL] for at in range(0, len(pairs), CALL)]
+    graded = [grade([f"\\boxed{{{a}}}" for _, a in call], [gold for gold, _ in call]) for call in calls]
+    return [g.reason for grades in graded for g in grades]
+
+
+def callers(options) -> Iterator[Row]:
+    """Verdicts of 16 threads, 8 forked processes and 16 asyncio tasks, against one thread's."""
+    pairs = answers_to_judge()
+    one = dict(zip(pairs, judged(pairs), strict=True))
+    rounds = -(-options.verdicts // (3 * 16 * len(pairs)))  # at least so many
+    started = time.monotonic()
+    for _ in range(4 * rounds):
+        judged(pairs)
+    alone = 4 * rounds * len(pairs) / (time.monotonic() - started)
+    for name, how, n in (
+        ("threads", _threads, 16),
+        ("processes", _processes, 8),
+        ("asyncio tasks", _tasks, 16),
+    ):
+        work = [_shuffled(pairs, seed) * max(1, rounds * 16 // n) for seed in range(n)]
+        started = time.monotonic()
+        found = how(work)
+        seconds = time.monotonic() - started
+        verdicts = sum(map(len, found))
+        differ = sum(
+            one[pair] != reason
+            for mine, reasons in zip(work, found, strict=True)
+            for pair, reason in zip(mine, reasons, strict=True)
+        )
+        speed = verdicts / seconds
+        told = (
+            f"{differ} of {verdicts:,} differ; {speed:.0f}/s, one caller {alone:.0f}/s ({speed / alone:.2f})"
+        )
+        yield Row(f"verdicts of {n} {name}", told, "none, at least 0.8", not differ and speed >= 0.8 * alone)
+
+
+def _shuffled(pairs: list, seed: int) -> list:
+    mine = list(pairs)
+    random.Random(seed).shuffle(mine)
+    return mine
+
+
+def _threads(work: list) -> list[list[str]]:
+    with ThreadPoolExecutor(len(work)) as threads:
+        return list(threads.map(judged, work))
+
+
+def _processes(work: list) -> list[list[str]]:
+    with multiprocessing.get_context("fork").Pool(len(work)) as processes:
+        return processes.map(judged, work, chunksize=1)
+
+
+def _tasks(work: list) -> list[list[str]]:
+    async def gathered():
+        return await asyncio.gather(*(asyncio.to_thread(judged, mine) for mine in work))
+
+    return asyncio.run(gathered())
+
+
 # --- memory ----------------------------------------------------------------------------------------
 
 
@@ -220,13 +299,14 @@ def _resident(process: psutil.Process) -> int:
         return 0
 
 
-PARTS = {f.__name__: f for f in (kills, fuzz, hostile, throughput, memory)}
+PARTS = {f.__name__: f for f in (kills, fuzz, hostile, throughput, callers, memory)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--verdicts", type=int, default=100_000, help="of many callers")
     parser.add_argument("--hours", type=float, default=2.0)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

@@ -1,8 +1,9 @@
 r"""Answer extraction and verification: the reward of a completion, and the reason for it.
 
 The reward is 1 for a verified answer and 0 for everything else (strict matching on `\boxed{}`, method
-section 5). Model text is never run and is compared in worker processes with hard limits on processor
-time and memory (grading_worker.py). An answer that cannot be verified is never right.
+section 5). Answers are read here (answers.py) and compared in worker processes with hard limits on
+processor time and memory (grading_worker.py); model text is never run. An answer that cannot be verified
+is never right. docs/grading.md says what is compared, normalised and strict on purpose.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from fractions import Fraction
-from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import NamedTuple, Self
 
 from hicra.boxed import extract_boxed
 from hicra.errors import HicraError
+from hicra.study.problems.answers import read
 
 REASONS = ("right", "wrong", "no_box", "unparseable", "timeout")
 TIMEOUT = 3.0  # seconds of processor time for one answer
@@ -36,9 +37,6 @@ MAX_LENGTH, MAX_DEPTH = 1000, 40  # of an answer, in characters and in nested br
 STARTUP = 120.0  # seconds that loading math-verify may take
 CLOCK = 10  # a worker that needs this many times its processor time on the clock is stuck
 
-_SIDE_BY_SIDE = re.compile(
-    r"(?<![_^0-9])[0-9]+(?:[ $~]|\\[ ;:]|\\q?quad)+[0-9]"
-)  # math-verify would add them
 _NUMBER = re.compile(
     r"(?P<sign>[+-]?)(?:(?P<plain>[0-9]{1,100}(?:\.[0-9]{1,100})?)|(?P<a>[0-9]{1,100})/(?P<b>[0-9]{1,100})"
     r"|\\[dt]?frac\{(?P<x>[0-9]{1,100})\}\{(?P<y>[0-9]{1,100})\})"
@@ -52,17 +50,28 @@ class Grade(NamedTuple):
     reason: str
 
 
-def _quick(gold: str, answer: str) -> str | None:
-    """A verdict without math-verify: equal text, two plain numbers, or a hopeless answer."""
+def quick(gold: str, answer: str) -> str | None:
+    """A verdict without a worker: equal text, two plain numbers, words, or what cannot be read."""
     if gold == answer:
         return "right"
     numbers = _number(gold), _number(answer)
     if None not in numbers:
         if numbers[0] == numbers[1]:
             return "right"
-        if "." not in gold + answer:  # decimals may agree after rounding: math-verify decides
+        if "." not in gold + answer:  # decimals may agree after rounding: a worker decides
             return "wrong"
-    return "unparseable" if _doubtful(gold) or _doubtful(answer) else None
+    if _doubtful(gold) or _doubtful(answer):
+        return "unparseable"
+    return _read_verdict(read(gold), read(answer))
+
+
+def _read_verdict(gold, answer) -> str | None:
+    """What the two trees settle by themselves: unreadable, the same, or words beside no words."""
+    if gold is None or answer is None:
+        return "unparseable"
+    if gold == answer:
+        return "right"
+    return "wrong" if gold[0] == answer[0] == "text" else None
 
 
 def _number(text: str) -> Fraction | None:
@@ -76,10 +85,10 @@ def _number(text: str) -> Fraction | None:
 
 
 def _doubtful(answer: str) -> bool:
-    """Empty, too long, too deep, not printable ASCII, or two numbers side by side ("5 6")."""
+    """Empty, too long, too deep or not printable ASCII."""
     if not answer or len(answer) > MAX_LENGTH or not (answer.isascii() and answer.isprintable()):
         return True
-    return _depth(answer) > MAX_DEPTH or _SIDE_BY_SIDE.search(answer) is not None
+    return _depth(answer) > MAX_DEPTH
 
 
 def _depth(text: str) -> int:
@@ -90,28 +99,9 @@ def _depth(text: str) -> int:
     return deepest
 
 
-_SEPARATOR = r"(?:,?\\[,;:! ]|~|\{,\}|\\thinspace | )"
-_GROUPED = re.compile(rf"(?<![0-9.])([0-9]{{1,3}})((?:{_SEPARATOR}[0-9]{{3}})+)(?![0-9])")  # 10\,000
-_FIRST = r"\\?\$? ?-?(?:[0-9][0-9,.]*|\\frac ?(?:[0-9]|\{[0-9]+\}) ?(?:[0-9]|\{[0-9]+\}))"
-_UNIT = re.compile(
-    rf"^({_FIRST}) +((?!and\b|or\b)[A-Za-z]{{2}}[A-Za-z ]*)((?:\^\{{?[0-9]\}}?)?)$"
-)  # 18 dollars
-# Ways of writing that carry no meaning, and how each is written for the comparison: see docs/grading.md.
-_TYPOGRAPHY = (
-    (re.compile(r"[ \t\r\n]+"), " "),
-    (_GROUPED, lambda groups: groups[1] + re.sub("[^0-9]", "", groups[2])),
-    (re.compile(r"\\(?:mathrm|textrm|text|operatorname) ?\{ ?([A-Za-z]) ?\}"), r"{\1}"),  # an upright letter
-    (re.compile(r"\\(?:varnothing\b|\{ ?\\\})"), r"\\emptyset"),
-    (re.compile(r"\\[td]frac\b"), r"\\frac"),
-    (_UNIT, r"\1 \\text{ \2}\3"),
-)
-
-
-def _tidy(answer: str) -> str:
-    """The answer without what carries no meaning; no space around, no full stop at the end."""
-    for pattern, plain in _TYPOGRAPHY:
-        answer = pattern.sub(plain, answer)
-    return answer.strip(" ").removesuffix(".").rstrip(" ")
+def tidy(answer: str) -> str:
+    """Line breaks as spaces, no space around, no full stop at the end."""
+    return re.sub(r"[ \t\r\n]+", " ", answer).strip(" ").removesuffix(".").rstrip(" ")
 
 
 # --- worker processes ------------------------------------------------------------------------------
@@ -123,19 +113,25 @@ class _Worker:
     def __init__(self, timeout: float) -> None:
         self.timeout, self.process = timeout, None
 
-    def ask(self, gold: str, answer: str) -> str:
-        for _ in range(2):  # once more where the process itself was killed from outside
-            if self.process is None:
-                self._start()
-            verdict = self._request(gold, answer)
-            if verdict:
-                return verdict
+    def ask(self, request: bytes) -> str:
+        try:
+            for _ in range(2):  # once more where the process itself was killed from outside
+                if self.process is None:
+                    self._start()
+                verdict = self._request(request)
+                if verdict:
+                    return verdict
+                self.stop()
+        except (
+            BaseException
+        ):  # Ctrl-C or an alarm: the answer that is under way must not meet the next request
             self.stop()
+            raise
         return "died"
 
-    def _request(self, gold: str, answer: str) -> str:
+    def _request(self, request: bytes) -> str:
         try:
-            self.process.stdin.write(json.dumps([gold, answer]).encode() + b"\n")
+            self.process.stdin.write(request)
         except BrokenPipeError:
             return ""
         if wait([self.process.stdout], self.timeout * CLOCK):
@@ -180,36 +176,37 @@ def _environment() -> dict[str, str]:
 
 
 class _Pool:
-    """One process's workers, and who of them is idle. Threads share it; a fork makes its own."""
+    """The workers of one process, each lent to one thread at a time; all callers share them."""
 
-    def __init__(self, timeout: float, workers: int) -> None:
-        self.workers = [_Worker(timeout) for _ in range(workers)]
+    def __init__(self, size: int, timeout: float) -> None:
+        self.workers = [_Worker(timeout) for _ in range(size)]
         self.idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+        self.lock, self.closed = threading.Lock(), False  # the lock is for the counters alone
         for worker in self.workers:
             self.idle.put(worker)
-        self.lock, self.counts, self.replaced = threading.Lock(), Counter(dict.fromkeys(REASONS, 0)), 0
 
-    def ask(self, pair: tuple[str, str]) -> str:
+    def ask(self, request: bytes) -> str:
         worker = self.idle.get()
         try:
-            return worker.ask(*pair)
-        except BaseException:  # its answer would be taken for the next question's
-            worker.stop()
-            raise
+            return worker.ask(request)
         finally:
             self.idle.put(worker)
+            if self.closed:
+                self.close()
 
-    def count(self, reasons: Sequence[str], replaced: int) -> None:
-        with self.lock:
-            self.counts.update(reasons)
-            self.replaced += replaced
-
-    def stop(self) -> None:
-        for worker in self.workers:
+    def close(self) -> None:
+        """End the processes that no thread holds; the others end when they are given back."""
+        self.closed = True
+        idle = []
+        with suppress(queue.Empty):
+            while True:
+                idle.append(self.idle.get_nowait())
+        for worker in idle:
             worker.stop()
+            self.idle.put(worker)
 
     def let_go(self) -> None:
-        """Close a parent's pipes in its fork; the workers stay the parent's."""
+        """Close the parent's pipes in its fork, so that its workers end with it."""
         for worker in self.workers:
             if worker.process is not None:
                 worker.process.stdin.close()
@@ -219,11 +216,11 @@ class _Pool:
 class Verifier:
     """Worker processes that grade answers; a context manager that ends them.
 
-    `timeout` is in seconds of processor time for one answer, `workers` the number of processes
-    (default: one per core, at most 8). They start when a first answer needs them, and a worker that
-    dies or takes too long is replaced. Threads may share a verifier: each question has one worker to itself.
-    A forked process that uses its parent's verifier gets workers of its own. `counts` holds the completions
-    graded by reason, `replaced` the workers that an answer ended, both of this process.
+    Threads, asyncio tasks and forked processes may use one verifier at the same time: a process that was
+    forked from the one that made it starts workers of its own. `timeout` is in seconds of processor time for
+    one answer, `workers` the number of processes (default: one per core, at most 8). They start when a first
+    answer needs them, and a worker that dies or takes too long is replaced. `counts` holds the completions
+    graded by reason, `replaced` the workers that an answer ended.
     """
 
     def __init__(self, *, timeout: float = TIMEOUT, workers: int | None = None) -> None:
@@ -231,31 +228,10 @@ class Verifier:
             raise HicraError(f"timeout is {timeout} seconds; it must be above 0 and at most 3600")
         if workers is not None and workers < 1:
             raise HicraError(f"workers is {workers}; at least one process is needed")
-        self._make = partial(_Pool, timeout, workers or min(8, os.cpu_count() or 1))
-        self._pools: dict[int, _Pool] = {}
+        self.timeout, self.size = timeout, workers or min(8, os.cpu_count() or 1)
+        self.pools: dict[int, _Pool] = {}  # by process id, so that a fork never touches its parent's
+        self.counts, self.replaced = Counter(dict.fromkeys(REASONS, 0)), 0
         atexit.register(self.close)
-
-    @property
-    def _pool(self) -> _Pool:
-        """This process's pool. `setdefault` is atomic, so that threads that come first together share one."""
-        found = self._pools.get(os.getpid())
-        if found is None:
-            found = self._pools.setdefault(os.getpid(), self._make())
-            for parent in [pool for pid, pool in list(self._pools.items()) if pid != os.getpid()]:
-                parent.let_go()
-        return found
-
-    @property
-    def counts(self) -> Counter[str]:
-        return self._pool.counts
-
-    @property
-    def replaced(self) -> int:
-        return self._pool.replaced
-
-    @property
-    def workers(self) -> list[_Worker]:
-        return self._pool.workers
 
     def __enter__(self) -> Self:
         return self
@@ -265,19 +241,41 @@ class Verifier:
 
     def close(self) -> None:
         """End the worker processes. A forked child leaves those of its parent alone."""
-        if own := self._pools.get(os.getpid()):
-            own.stop()
-        atexit.unregister(self.close)
+        pool = self.pools.pop(os.getpid(), None)
+        if pool is not None:
+            pool.close()
+
+    @property
+    def pool(self) -> _Pool:
+        """This process's workers. `setdefault` is atomic: threads that come first together get one pool."""
+        if own := self.pools.get(os.getpid()):
+            return own
+        for pid, pool in list(self.pools.items()):
+            if pid != os.getpid():
+                pool.let_go()
+        return self.pools.setdefault(os.getpid(), _Pool(self.size, self.timeout))
+
+    @property
+    def workers(self) -> list[_Worker]:
+        return self.pool.workers
 
     def verify(self, pairs: Sequence[tuple[str, str]]) -> list[str]:
         """The workers' verdict on each (gold, answer): right, wrong, unparseable, timeout, died."""
         distinct = list(dict.fromkeys(pairs))  # the answers of a group often agree
-        if not distinct:
-            return []
-        pool = self._pool
-        with ThreadPoolExecutor(min(len(pool.workers), len(distinct))) as threads:
-            verdict = dict(zip(distinct, threads.map(pool.ask, distinct), strict=True))
-        pool.count((), sum(v in ("timeout", "died") for v in verdict.values()))
+        pool = self.pool
+
+        def ask(pair: tuple[str, str]) -> str:
+            trees = [read(text) for text in pair]
+            return "unparseable" if None in trees else pool.ask(json.dumps(trees).encode() + b"\n")
+
+        if len(distinct) < 2:
+            verdicts = list(map(ask, distinct))
+        else:
+            with ThreadPoolExecutor(min(len(distinct), self.size)) as threads:
+                verdicts = list(threads.map(ask, distinct))
+        with pool.lock:
+            self.replaced += sum(v in ("timeout", "died") for v in verdicts)
+        verdict = dict(zip(distinct, verdicts, strict=True))
         return [verdict[pair] for pair in pairs]
 
     def grade(
@@ -286,12 +284,13 @@ class Verifier:
         """As the function `grade`."""
         _check(completions, answers)
         boxes = [extract_boxed(c, prefilled_think=prefilled_think) for c in completions]
-        pairs = [(_tidy(a), _tidy(b or "")) for a, b in zip(answers, boxes, strict=True)]
-        reasons = ["no_box" if box is None else _quick(*pair) for box, pair in zip(boxes, pairs, strict=True)]
+        pairs = [(tidy(a), tidy(b or "")) for a, b in zip(answers, boxes, strict=True)]
+        reasons = ["no_box" if box is None else quick(*pair) for box, pair in zip(boxes, pairs, strict=True)]
         open_ = [i for i, reason in enumerate(reasons) if reason is None]
         for i, verdict in zip(open_, self.verify([pairs[i] for i in open_]), strict=True):
             reasons[i] = "unparseable" if verdict == "died" else verdict
-        self._pool.count(reasons, 0)
+        with self.pool.lock:
+            self.counts.update(reasons)
         return [Grade(float(reason == "right"), reason) for reason in reasons]
 
 
@@ -310,14 +309,7 @@ def _check(completions: Sequence[str], answers: Sequence[str]) -> None:
         raise ValueError(f"answers[{empty}] is empty; a problem needs its gold answer")
 
 
-_SHARED: dict[tuple[float, int | None], Verifier] = {}  # by setting; a fork gets workers of its own
-
-
-def _shared(timeout: float, workers: int | None) -> Verifier:
-    """The one verifier of a setting; of threads that come first together one makes it."""
-    return _SHARED.get((timeout, workers)) or _SHARED.setdefault(
-        (timeout, workers), Verifier(timeout=timeout, workers=workers)
-    )
+_SHARED: dict[tuple[float, int | None], Verifier] = {}  # a verifier per setting, for the function `grade`
 
 
 def grade(
@@ -330,11 +322,18 @@ def grade(
 ) -> list[Grade]:
     r"""Grade each completion's `\boxed` answer against its gold answer, method section 5.
 
-    Two plain numbers or fractions are compared exactly, other answers by math-verify in worker processes
-    that live until the program ends. Decimals must agree in 6 decimals and 5 digits. Reasons:
-    right; wrong; no_box, no complete box in the answer; unparseable, not readable as mathematics or beyond
+    Numbers are compared exactly, decimals in 6 decimals and 5 digits, words as text (docs/grading.md), in
+    worker processes that live until the program ends. Threads, forked processes and asyncio may call this
+    at the same time; in a coroutine, `await asyncio.to_thread(grade, ...)` lets others go on. Reasons:
+    right; wrong; no_box, no complete box in the answer; unparseable, not readable as an answer or beyond
     the limits on length, depth and memory; timeout, over `timeout` seconds of processor time. Raises
     ValueError for lists of different lengths, for what is not text and for an empty gold answer,
     RuntimeError where math-verify cannot be started.
+
+    >>> grade([r"so it is \boxed{\frac{2}{4}}"], ["0.5"])
+    [Grade(reward=1.0, reason='right')]
     """
-    return _shared(timeout, workers).grade(completions, answers, prefilled_think=prefilled_think)
+    verifier = _SHARED.get((timeout, workers))
+    if verifier is None:  # setdefault is atomic: of two first calls, one verifier stays
+        verifier = _SHARED.setdefault((timeout, workers), Verifier(timeout=timeout, workers=workers))
+    return verifier.grade(completions, answers, prefilled_think=prefilled_think)
