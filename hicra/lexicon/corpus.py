@@ -90,6 +90,7 @@ class Corpus:
         return None
 
     def _is_correct(self, record: dict, where: str) -> bool:
+        assert self.correct is not None  # only then is a record asked
         value = _field(record, self.correct, where)
         if self.correct_above is not None and type(value) in (int, float, bool):
             return value > self.correct_above

@@ -119,10 +119,9 @@ def score_sentences(
     low, high = np.nanquantile(_ratios(draws), [0.025, 0.975], axis=0)  # (3,)
     names = ("precision", "recall", "f1")
     intervals = {name: (float(a), float(b)) for name, a, b in zip(names, low, high, strict=True)}
-    values = _ratios(totals.sum(axis=0)[None])[0]
-    return Score(
-        *map(float, values), intervals, truth.size, float(truth.mean()), _classes(sentences, marked, planning)
-    )
+    precision, recall, f1 = map(float, _ratios(totals.sum(axis=0)[None])[0])
+    classes = _classes(sentences, marked, planning)
+    return Score(precision, recall, f1, intervals, truth.size, float(truth.mean()), classes)
 
 
 def _ratios(counts: np.ndarray) -> np.ndarray:
@@ -173,7 +172,8 @@ def classes_table(
 
 
 def _usable(path: Path | str, planning: Collection[str]) -> dict[str | None, list[Sentence]]:
-    found = {scheme: read_sentences(path, scheme) for scheme in schemes(path) or [None]}
+    names: list[str | None] = [*schemes(path)] or [None]
+    found = {scheme: read_sentences(path, scheme) for scheme in names}
     usable = {k: v for k, v in found.items() if any(s.label in planning for s in v)}
     if not usable:
         labels = ", ".join(sorted({s.label for v in found.values() for s in v}))

@@ -78,7 +78,7 @@ class Lexicon:
         merged: dict[str, int | None] = {}
         for entry in grams:
             merged.setdefault(_gram(entry, name), _cluster(entry, clusters, name))
-        ids = {gram: i if merged[gram] is None else merged[gram] for i, gram in enumerate(sorted(merged))}
+        ids = {g: i if (known := merged[g]) is None else known for i, g in enumerate(sorted(merged))}
         return cls(tuple(sorted(merged)), ids, name, dict(provenance or {}))
 
     @classmethod
@@ -103,7 +103,7 @@ class Lexicon:
 
     def save(self, path: Path | str) -> None:
         """Write the JSON file (atomically); `load` gives an equal lexicon back."""
-        record = {
+        record: dict = {
             "format": FORMAT,
             "name": self.name,
             "provenance": dict(self.provenance),

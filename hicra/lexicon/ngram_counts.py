@@ -133,7 +133,7 @@ class EncodedCorpus:
             for j in range(size):
                 code += mixed[at + j] * MULTIPLIERS[j]
             parts.append((_mix(code), solution[at], at + start, np.full(at.size, size), into[at] < EARLY))
-        return Block(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)), last - first)
+        return Block._make([*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)), last - first])
 
     def text(self, start: int, size: int) -> str:
         """The words of one n-gram, joined by blanks."""
@@ -152,7 +152,7 @@ def frequent_ngrams(corpus: EncodedCorpus, min_df: int) -> NgramTable:
     total = np.zeros(0, dtype=np.uint64), empty, empty, empty, empty, empty
     for block in corpus.blocks():
         maybe = np.flatnonzero(buckets[block.code % np.uint64(BUCKETS)] >= min_df)
-        total = _merge(total, _count(Block(*(a[maybe] for a in block[:5]), block.n_solutions)))
+        total = _merge(total, _count(Block._make([*(a[maybe] for a in block[:5]), block.n_solutions])))
     kept = total[1] >= min_df
     code, df, tf, early, start, size = (a[kept] for a in total)
     grams = [corpus.text(s, n) for s, n in zip(start, size, strict=True)]

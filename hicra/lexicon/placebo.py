@@ -69,7 +69,8 @@ def _draw(weights: np.ndarray, seed: int) -> np.ndarray:
 
 def _fill(grams: list[str], places: dict[str, set[Position]], n: int, target: int) -> tuple[list[str], int]:
     """The first `n` grams that together cover at most `target` words, and how many they cover."""
-    chosen, covered = [], set()
+    chosen: list[str] = []
+    covered: set[Position] = set()
     for gram in grams:
         new = places[gram] - covered
         if len(covered) + len(new) <= target:

@@ -83,6 +83,9 @@ class _Tagger:
         mask[kept] = self._mark(self._text(flat[kept]))
         return mask.reshape(ids.shape)
 
+    def _mark(self, text: _Text) -> np.ndarray:
+        raise NotImplementedError
+
     def _text(self, ids: np.ndarray) -> _Text:
         data = b"".join(map(self._bytes.__getitem__, ids.tolist()))
         token_of_byte = np.repeat(np.arange(ids.size), self._n_bytes[ids])

@@ -113,7 +113,8 @@ def _kinds(codes: np.ndarray) -> np.ndarray:
 def _powers(n: int) -> tuple[np.ndarray, np.ndarray]:
     """BASE**i and BASE**-i modulo 2**64 for i in 1..n."""
     inverse = pow(BASE, -1, 1 << 64)
-    return tuple(np.cumprod(np.full(n, base, np.uint64)) for base in (BASE, inverse))
+    powers, inverse_powers = (np.cumprod(np.full(n, base, np.uint64)) for base in (BASE, inverse))
+    return powers, inverse_powers
 
 
 def find_words(codes: np.ndarray) -> Words:
