@@ -92,9 +92,9 @@ def test_end_and_padding_must_differ():
 def tokenizer():
     from transformers import AutoTokenizer
 
-    from hicra.files import data_path
+    from hicra.files import data_root
 
-    return AutoTokenizer.from_pretrained(data_path("sandbox/base"))
+    return AutoTokenizer.from_pretrained(data_root() / "sandbox/base")
 
 
 def test_long_prompts_are_counted_and_many_are_told(tokenizer):

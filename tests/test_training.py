@@ -8,7 +8,7 @@ import warnings
 
 import pytest
 
-from hicra.files import data_path
+from hicra.files import data_root
 from hicra.lexicon.lexicon import Lexicon
 from hicra.study.launch import run_path, start, train_runs
 from hicra.study.profiles import get_profile
@@ -130,7 +130,7 @@ def test_what_decides_a_run_is_in_its_settings(smoke):
 def test_prompts_that_are_too_long_are_left_out_and_told(tmp_path, smoke):
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(data_path("sandbox/base"))
+    tokenizer = AutoTokenizer.from_pretrained(data_root() / "sandbox/base")
     study = get_profile("sandbox", **smoke)
     lengths = [len(tokenizer(row["prompt"])["input_ids"]) for row in training_rows(study, 0)]
     short = get_profile("sandbox", **smoke, max_prompt_length=max(lengths) - 1)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pandas as pd
 from matplotlib.figure import Figure
 
-from hicra.files import data_path
+from hicra.files import study_data
 from hicra.study.figures import arm_comparisons, training_curves
 from hicra.study.record.run_folder import RunError, RunFolder
 from hicra.study.record.run_tables import Study, load_study, measured_with_parts
@@ -51,9 +51,13 @@ class Experiments(NamedTuple):
         return [run for run in self.runs if run.path.name.startswith(f"{arm}-seed")]
 
 
-def load_experiments(records: Path | str, order: Sequence[str]) -> Experiments:
-    """All finished runs in `records`, arms in the given order. RunError where there are none."""
-    runs = [RunFolder(p.parent) for p in sorted(data_path(records).glob("*-seed*/manifest.json"))]
+def load_experiments(records: Path | str = "", order: Sequence[str] = ()) -> Experiments:
+    """All finished runs in `records`, or the committed ones, arms in the given order.
+
+    Raises RunError where there are none.
+    """
+    records = Path(records) if records else study_data("experiments")
+    runs = [RunFolder(p.parent) for p in sorted(records.glob("*-seed*/manifest.json"))]
     runs = [run for run in runs if run.finished]
     if not runs:
         raise RunError(f"no finished run in {records}; make them with `make experiments`")

@@ -19,6 +19,7 @@ from hicra.study.problems.problem_sets import Problem, read_set, samples_of, set
 from hicra.study.problems.sandbox import SandboxProblem, is_held_out, problems, worked_solution
 from hicra.study.problems.sandbox_truth import Failure, explain_failure
 from hicra.study.profiles import Profile
+from hicra.study.sources import SANDBOX, set_title
 
 
 class Task(NamedTuple):
@@ -36,7 +37,7 @@ class Task(NamedTuple):
 
 def training_tasks(profile: Profile, n: int, seed: int) -> list[Task]:
     """`n` training tasks in the order in which the seed's runs see them; they may recur."""
-    if profile.problem_set == "sandbox":
+    if profile.problem_set == SANDBOX:
         chosen = problems(n, seed)
         assert not any(map(is_held_out, chosen))
         return [_task(profile, p) for p in chosen]
@@ -45,7 +46,7 @@ def training_tasks(profile: Profile, n: int, seed: int) -> list[Task]:
 
 def held_out_tasks(profile: Profile) -> list[Task]:
     """The profile's fixed evaluation tasks: the same for every arm and seed, never trained on."""
-    if profile.problem_set == "sandbox":
+    if profile.problem_set == SANDBOX:
         return [_task(profile, p) for p in problems(profile.eval_problems, 0, held_out=True)]
     return [_task(profile, p) for p in _split(profile)[1]]
 
@@ -83,14 +84,14 @@ def worked_rows(profile: Profile, n: int) -> list[dict[str, str]]:
 
     Raises ValueError for a problem set without solutions.
     """
-    if profile.problem_set == "sandbox":
+    if profile.problem_set == SANDBOX:
         pairs = [(p.problem, text) for p, text in worked_pairs(n, seed=0)]
     else:
         solved = [p for p in _split(profile)[0] if p.solution]
         if not solved:
             raise HicraError(
-                f"{profile.problem_set} has no worked solutions to warm start on; give its records a field "
-                "`solution`, or set warm_start_steps to 0"
+                f"{set_title(profile.problem_set)} has no worked solutions to warm start on; give its "
+                "records a field `solution`, or set warm_start_steps to 0"
             )
         chosen = _cycled(solved, n, "worked-0")
         pairs = [(p.problem, boxed_solution(p)) for p in chosen]
@@ -113,7 +114,7 @@ def _cycled(problems: Sequence[Problem], n: int, seed: str) -> list[Problem]:
 
 def explainer(profile: Profile) -> Callable[[Task, str], Failure | None] | None:
     """What labels a failed completion of a task, or None where the problem set has no exact labels."""
-    if profile.problem_set != "sandbox":
+    if profile.problem_set != SANDBOX:
         return None
     return lambda task, completion: explain_failure(task.world, completion)
 

@@ -18,7 +18,7 @@ from hicra.study.policy.base_models import base_folder, load_base
 from hicra.study.policy.model_card import model_card
 
 from hicra.errors import HicraError
-from hicra.files import data_path, folder_sha256, sha256, write_atomic
+from hicra.files import data_root, folder_sha256, sha256, write_atomic
 from hicra.lexicon.lexicon import Lexicon
 from hicra.study.problems.prompts import Task, explainer, fitting, held_out_tasks, training_tasks
 from hicra.study.problems.sandbox import SandboxProblem
@@ -59,7 +59,7 @@ def _run_tasks(profile: Profile, seed: int) -> list[Task]:
 
 def _base_sha256(profile: Profile) -> str:
     """Of the weights where they are the study's own; what is made or fetched is known by its name."""
-    folder = data_path(profile.base)
+    folder = data_root() / profile.base
     return folder_sha256(folder, "*.safetensors") if folder.exists() else sha256(profile.base)
 
 
