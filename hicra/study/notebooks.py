@@ -21,7 +21,7 @@ from hicra.errors import HicraError
 from hicra.files import data_root, folder_sha256, sha256, write_atomic
 from hicra.study.launch import status
 from hicra.study.profiles import get_profile
-from hicra.study.record.run_folder import RunFolder
+from hicra.study.record.run_folder import RunFolder, run_folders
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 TRAINING = ("02_grpo_baseline", "03_hicra")
@@ -165,8 +165,7 @@ def _progress(title: str, runs: Path):
 
 
 def _unfinished(runs: Path) -> list[RunFolder]:
-    found = [RunFolder(p.parent) for p in sorted(runs.glob("*/manifest.json"))]
-    return [run for run in found if not run.finished]
+    return [run for run in run_folders(runs) if not run.finished]
 
 
 def _lines(title: str, runs: Path, stop: threading.Event) -> None:
