@@ -159,9 +159,10 @@ def train(
     """
     _need_clone()
     from hicra.study.profiles import get_profile
+    from hicra.study.training.plan import plan_run
     from hicra.study.training.run import train as run
 
-    run(get_profile(profile, **overrides), arm, seed, out)
+    run(plan_run(get_profile(profile, overrides), arm, seed), out)
 
 
 @app.command()

@@ -21,6 +21,7 @@ from hicra import Lexicon, PlanningTagger
 from hicra.files import data_root
 from hicra.study.problems.grading import grade
 from hicra.study.problems.sandbox import problems, worked_solution
+from hicra.study.training.process import certain_end
 from hicra.study.training.study_trainer import _from_all
 from hicra.trainer import HicraMixin
 
@@ -86,6 +87,6 @@ if __name__ == "__main__":
         planning_tagger=PlanningTagger(Lexicon.load("sandbox"), tokenizer),
         alpha=0.2,
     )
-    trainer.train()
-    trainer.accelerator.wait_for_everyone()
-    trainer.accelerator.end_training()
+    with certain_end(shared=int(os.environ["WORLD_SIZE"]) > 1):
+        trainer.train()
+        trainer.accelerator.wait_for_everyone()

@@ -14,12 +14,11 @@ from hicra.study.experiments import (
 )
 from hicra.study.profiles import ARMS, get_profile
 from hicra.study.record.run_folder import RunError, RunFolder
-from hicra.study.training.run import run_settings
 from tests.records import write_record
 
 
 def test_every_condition_is_a_run_that_could_start():
-    settings = [run_settings(job.profile, job.arm, job.seed) for job in experiment_jobs("runs")]
+    settings = [job.plan.settings for job in experiment_jobs("runs")]
     assert len(settings) == 5 * len(CONDITIONS) == 90
     assert {s["arm"] for s in settings} <= set(ARMS)
     different = [str({k: v for k, v in s.items() if k != "seed"}) for s in settings if s["seed"] == 10]
@@ -33,8 +32,8 @@ def test_every_condition_is_a_run_that_could_start():
 def test_another_profile_has_its_own_steps_and_seeds():
     jobs = list(experiment_jobs("runs", ("grpo", "alpha0.5"), profile="smollm2"))
     assert [job.folder.path.name for job in jobs] == ["grpo-seed0", "alpha0.5-seed0"]
-    assert jobs[0].profile == get_profile("smollm2")
-    assert jobs[1].profile.alpha == 0.5
+    assert jobs[0].plan.profile == get_profile("smollm2")
+    assert jobs[1].plan.profile.alpha == 0.5
     for name in ("weak-hicra", "placebo"):
         with pytest.raises(ValueError, match="the sandbox's own"):
             condition_profile(name, "smollm2")
@@ -48,10 +47,8 @@ def trained(monkeypatch):
     def train_all(jobs, *, report, finished, workers):
         for job in jobs:
             asked.append(job.folder.path.name)
-            settings = run_settings(job.profile, job.arm, job.seed)
-            write_record(
-                job.folder.path.parent, job.folder.path.name.split("-")[0], job.seed, settings=settings
-            )
+            plan = job.plan
+            write_record(job.folder.path.parent, plan.condition, plan.seed, settings=plan.settings)
             (job.folder.path / "policy").mkdir()
             finished(job)
 

@@ -18,7 +18,7 @@ from hicra.study.notebooks import run_study
 from hicra.study.problems.problem_sets import named_sets, read_set, set_name
 from hicra.study.problems.prompts import benchmark_tasks, training_tasks
 from hicra.study.profiles import get_profile
-from hicra.study.training.run import run_settings
+from hicra.study.training.plan import plan_run
 from hicra.study.verdicts.claims import load_claims
 
 
@@ -58,7 +58,7 @@ def test_a_users_paths_mean_the_same_from_every_folder(here, monkeypatch):
     assert base_folder(profile) == here / "policy"
     assert len(training_tasks(profile, 8, 0)) == 8
     assert set(benchmark_tasks(profile)) == {"problems"}
-    settings = run_settings(profile, "hicra", 0)
+    settings = plan_run(profile, "hicra", 0).settings
     assert settings["credit_sha256"] == settings["lexicon_sha256"] == Lexicon.load(here / "mine.json").sha256
     assert settings["base_sha256"] == folder_sha256(here / "policy", "*.safetensors")
 
@@ -69,10 +69,10 @@ def test_a_home_folder_is_a_path_too(here, monkeypatch):
 
 
 def test_settings_of_shipped_names_do_not_depend_on_the_folder(here):
-    before = run_settings(get_profile("sandbox"), "hicra", 0)
+    before = plan_run(get_profile("sandbox"), "hicra", 0).settings
     for name in ("sandbox", "experiments", "math500", "listing1"):
         (here / name).write_text("not what ships")
-    assert run_settings(get_profile("sandbox"), "hicra", 0) == before
+    assert plan_run(get_profile("sandbox"), "hicra", 0).settings == before
     assert str(here) not in json.dumps(before)
 
 

@@ -15,9 +15,9 @@ from typing import NamedTuple
 from hicra.errors import HicraError
 from hicra.files import write_atomic
 from hicra.study.launch import Job, train_all
-from hicra.study.profiles import DEFAULTS, Profile, get_profile
-from hicra.study.record.run_folder import RECORDS, RunFolder
-from hicra.study.training.run import run_settings
+from hicra.study.profiles import Profile, get_profile
+from hicra.study.record.run_folder import RECORDS, RunFolder, run_folders
+from hicra.study.training.plan import plan_run
 
 SEEDS = (10, 11, 12, 13, 14)  # unused before; calibration and settings saw others
 # Fewer steps than `make study` takes: 90 runs have to fit into an afternoon on two cores.
@@ -80,7 +80,8 @@ def experiment_jobs(
     for name in names:
         own = condition_profile(name, profile, **overrides)
         for seed in own.seeds:
-            yield Job(own, CONDITIONS[name].arm, seed, RunFolder(Path(root) / f"{name}-seed{seed}"))
+            plan = plan_run(own, CONDITIONS[name].arm, seed, condition=name)
+            yield Job(plan, RunFolder(Path(root) / f"{name}-seed{seed}"))
 
 
 def run_experiments(
@@ -103,7 +104,7 @@ def run_experiments(
     missing = []
     for job in jobs:
         record = RunFolder(records / job.folder.path.name)
-        record.check(run_settings(job.profile, job.arm, job.seed), DEFAULTS)
+        job.plan.check(record)
         missing += [] if record.finished else [job]
     report(forecast(records, len(missing), len(jobs), workers))
 
@@ -127,7 +128,7 @@ def export(run: RunFolder, records: Path) -> Path:
 
 def forecast(records: Path, missing: int, total: int, workers: int) -> str:
     """One line: what is missing, and how long it takes if runs take as long as those that are there."""
-    walls = [RunFolder(p.parent).manifest()["wall_seconds"] for p in records.glob("*-seed*/manifest.json")]
+    walls = [run.manifest()["wall_seconds"] for run in run_folders(records)]
     line = f"{missing} of {total} runs are missing"
     if not (walls and missing):
         return line

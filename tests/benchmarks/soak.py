@@ -28,6 +28,7 @@ from hicra.study.launch import start
 from hicra.study.problems.grading import grade
 from hicra.study.profiles import get_profile
 from hicra.study.record.run_folder import RECORDS, RunFolder
+from hicra.study.training.plan import plan_run
 
 ROOT = Path(__file__).parent.parent
 FUZZ_SCALE = 130  # times the 1,600 cases of `make test`
@@ -79,7 +80,7 @@ def kills(options) -> Iterator[Row]:
 
 
 def _finish(profile, run: RunFolder) -> None:
-    if start(profile, "hicra", 0, run.path).wait():
+    if start(plan_run(profile, "hicra", 0), run.path).wait():
         raise RuntimeError((run.path / "log.txt").read_text()[-2000:])
 
 
@@ -89,7 +90,7 @@ def _killed(profile, run: RunFolder, mode: str, rng: random.Random) -> bool:
         return _out_of_space(profile, run, rng)
     before = _state(run.path, mode)
     moment = time.monotonic() + rng.uniform(8, 30)
-    process = start(profile, "hicra", 0, run.path)
+    process = start(plan_run(profile, "hicra", 0), run.path)
     while process.poll() is None:
         if mode == MODES[0] and time.monotonic() >= moment:
             break
@@ -106,7 +107,7 @@ def _killed(profile, run: RunFolder, mode: str, rng: random.Random) -> bool:
 
 def _out_of_space(profile, run: RunFolder, rng: random.Random) -> bool:
     """No file may grow beyond a size that only checkpoints reach: writing one fails half way."""
-    process = start(profile, "hicra", 0, run.path)
+    process = start(plan_run(profile, "hicra", 0), run.path)
     limit = rng.randrange(200_000, 5_000_000)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit, limit))
     return process.wait() != 0
@@ -192,7 +193,7 @@ def memory(options) -> Iterator[Row]:
     profile = get_profile("sandbox", steps=6000, eval_every=50)
     settle, sizes = 600.0 * min(1.0, options.hours), []
     with tempfile.TemporaryDirectory() as temporary:
-        process = start(profile, "hicra", 0, Path(temporary) / "run")
+        process = start(plan_run(profile, "hicra", 0), Path(temporary) / "run")
         began, parent = time.monotonic(), psutil.Process(process.pid)
         while time.monotonic() - began < 3600 * options.hours and process.poll() is None:
             time.sleep(5)

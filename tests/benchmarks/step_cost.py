@@ -26,7 +26,8 @@ from hicra import Lexicon, PlanningTagger
 from hicra.files import data_root
 from hicra.study.problems.grading import grade
 from hicra.study.profiles import get_profile
-from hicra.study.training.run import grpo_config, training_rows
+from hicra.study.training.plan import plan_run
+from hicra.study.training.run import grpo_config
 from hicra.trainer import HicraMixin
 
 
@@ -63,7 +64,7 @@ def round_of(trainer_class, lexicon: Lexicon, profile, seed: int) -> list[float]
             model=model,
             processing_class=tokenizer,
             args=grpo_config(profile, "grpo", seed, Path(folder)),
-            train_dataset=Dataset.from_list(training_rows(profile, seed)),
+            train_dataset=Dataset.from_list([task.row() for task in plan_run(profile, "grpo", seed).tasks]),
             reward_funcs=verified,
             callbacks=[watch],
             **extra,

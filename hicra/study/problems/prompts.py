@@ -35,6 +35,12 @@ class Task(NamedTuple):
         return {"prompt": self.prompt, "answer": self.answer, "problem": world}
 
 
+def problem_of_row(column: str) -> SandboxProblem:
+    """The sandbox problem that a row's column `problem` holds."""
+    world = json.loads(column)
+    return SandboxProblem(**{**world, "numbers": tuple(world["numbers"])})
+
+
 def training_tasks(profile: Profile, n: int, seed: int) -> list[Task]:
     """`n` training tasks in the order in which the seed's runs see them; they may recur."""
     if profile.problem_set == SANDBOX:
@@ -124,19 +130,24 @@ def _task(profile: Profile, problem: SandboxProblem | Problem) -> Task:
     return Task(prompt_text(profile, problem.problem), problem.answer, world)
 
 
-@cache
 def _split(profile: Profile) -> tuple[list[Problem], list[Problem]]:
     return split(clean_problems(profile)[0], profile.eval_problems, seed=0)
 
 
-@cache
 def clean_problems(profile: Profile) -> tuple[list[Problem], Report | None]:
     """The profile's problems without those of its benchmarks, and what was removed.
 
     The report is None where the profile names no benchmark. Raises ProblemError where nothing is left.
     """
-    problems = read_set(profile.problem_set)
-    if not profile.benchmarks:
+    return _clean(profile.problem_set, profile.benchmarks, profile.allow_contamination)
+
+
+@cache
+def _clean(
+    problem_set: str | tuple[str, ...], names: tuple[str, ...], allow: bool
+) -> tuple[list[Problem], Report | None]:
+    problems = read_set(problem_set)
+    if not names:
         return problems, None
-    benchmarks = {set_name(source): read_set(source) for source in profile.benchmarks}
-    return refuse_contaminated(problems, benchmarks, allow=profile.allow_contamination)
+    benchmarks = {set_name(name): read_set(name) for name in names}
+    return refuse_contaminated(problems, benchmarks, allow=allow)

@@ -26,7 +26,7 @@ from hicra.study.problems.prompts import clean_problems, fitting, training_tasks
 from hicra.study.profiles import Profile
 from hicra.study.sources import SANDBOX, set_title
 from hicra.study.training.estimates import CARDS, memory_bytes, step_seconds
-from hicra.study.training.run import PACKAGES
+from hicra.study.training.settings import PACKAGES
 
 SAMPLED = 32  # rollouts
 PROMPTS = 1024  # looked at for their length
