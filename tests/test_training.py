@@ -158,7 +158,7 @@ def test_the_credit_may_have_a_lexicon_of_its_own(smoke):
     assert hashes(credit_lexicon="oracle") == (same, "oracle")
     assert hashes(credit_drop=0.3) == (same, Lexicon.load("sandbox").drop(0.3, 0).sha256)
     assert hashes(credit_drop=0.3) != hashes(seed=1, credit_drop=0.3)
-    with pytest.raises(FileNotFoundError, match="no lexicon file"):
+    with pytest.raises(FileNotFoundError, match="no lexicon 'nothing'"):
         hashes(credit_lexicon="nothing")
 
 
