@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +32,7 @@ from hicra.study.record.run_folder import RECORDS, RunFolder
 from hicra.study.training.plan import plan_run
 
 ROOT = Path(__file__).parent.parent
+PATIENCE = 120  # seconds, for two processes to start and end beside a load
 FUZZ_SCALE = 130  # times the 1,600 cases of `make test`
 SMALL = {
     "steps": 10,
@@ -133,6 +135,53 @@ def numbers(run: RunFolder) -> dict:
     return {**rows, "weights": weights, "settings": run.manifest()["settings"]}
 
 
+# --- endings of shared runs ------------------------------------------------------------------------
+
+
+def endings(options) -> Iterator[Row]:
+    """Runs of two processes end, beside a load on every core: the end alone, and whole runs."""
+    profile = get_profile("sandbox", **{**SMALL, "steps": 2}, processes=2)
+    with tempfile.TemporaryDirectory() as temporary, _load():
+        root = Path(temporary)
+        alone = sum(_ends(ending(root / str(i))) for i in range(options.endings))
+        runs = [RunFolder(root / f"run{i}") for i in range(options.endings // 20)]
+        whole = sum(_ends([start(plan_run(profile, "hicra", 0), r.path)]) and r.finished for r in runs)
+    yield Row(
+        "ends of two processes, under load", f"{alone} of {options.endings}", "all", alone == options.endings
+    )
+    yield Row("whole runs of two processes, under load", f"{whole} of {len(runs)}", "all", whole == len(runs))
+
+
+@contextmanager
+def _load() -> Iterator[None]:
+    """Every core busy with something else."""
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
+    try:
+        yield
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+
+
+def ending(store: Path, *how: str) -> list[subprocess.Popen]:
+    """Both processes of tests/ending.py, under way."""
+    command = [sys.executable, "-m", "tests.ending", str(store), *how]
+    return [subprocess.Popen(command, env={**os.environ, "RANK": rank}) for rank in "01"]
+
+
+def _ends(processes: list[subprocess.Popen]) -> bool:
+    """Whether all end well within PATIENCE; those that hang are killed."""
+    limit = time.monotonic() + PATIENCE
+    for process in processes:
+        try:
+            process.wait(max(0, limit - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    return all(process.returncode == 0 for process in processes)
+
+
 # --- model text ------------------------------------------------------------------------------------
 
 
@@ -221,13 +270,14 @@ def _resident(process: psutil.Process) -> int:
         return 0
 
 
-PARTS = {f.__name__: f for f in (kills, fuzz, hostile, throughput, memory)}
+PARTS = {f.__name__: f for f in (kills, endings, fuzz, hostile, throughput, memory)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--endings", type=int, default=200)
     parser.add_argument("--hours", type=float, default=2.0)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
