@@ -46,7 +46,7 @@ MISTAKES = {
     "field": lambda tmp: get_profile("sandbox", step=3),
     "value": lambda tmp: get_profile("sandbox", alpha=2),
     "arm": lambda tmp: plan_run(get_profile("sandbox"), "hicro", 0),
-    "condition": lambda tmp: condition_profile("hicro"),
+    "condition": lambda tmp: condition_profile("hicro", "sandbox"),
     "lexicon": lambda tmp: Lexicon.load("nothing"),
     "drop": lambda tmp: Lexicon.load("sandbox").drop(1.0, 0),
     "preset": lambda tmp: build_lexicon(["a text"], preset="poem"),

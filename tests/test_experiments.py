@@ -18,7 +18,7 @@ from tests.records import write_record
 
 
 def test_every_condition_is_a_run_that_could_start():
-    settings = [job.plan.settings for job in experiment_jobs("runs")]
+    settings = [job.plan.settings for job in experiment_jobs("runs", tuple(CONDITIONS), profile="sandbox")]
     assert len(settings) == 5 * len(CONDITIONS) == 90
     assert {s["arm"] for s in settings} <= set(ARMS)
     different = [str({k: v for k, v in s.items() if k != "seed"}) for s in settings if s["seed"] == 10]
@@ -26,7 +26,15 @@ def test_every_condition_is_a_run_that_could_start():
     assert {s["lexicon_sha256"] for s in settings} == {Lexicon.load("sandbox").sha256}
     assert len({s["prompts_sha256"] for s in settings}) == 5  # arms of one seed see the same problems
     with pytest.raises(ValueError, match="unknown condition 'hicro'"):
-        condition_profile("hicro")
+        condition_profile("hicro", "sandbox")
+
+
+def test_every_committed_record_is_known_again_by_its_settings(root):
+    records = root / "data" / "experiments"
+    for job in experiment_jobs(records, tuple(CONDITIONS), profile="sandbox"):
+        job.plan.check(job.folder)
+        assert job.folder.finished
+        assert job.folder.condition == job.plan.condition
 
 
 def test_another_profile_has_its_own_steps_and_seeds():
@@ -62,6 +70,7 @@ def _run(tmp_path, **overrides):
         tmp_path / "runs",
         tmp_path / "records",
         ["grpo", "hicra"],
+        profile="sandbox",
         report=lines.append,
         workers=2,
         seeds=[0, 1],

@@ -58,10 +58,10 @@ CONDITIONS = {
 }
 
 
-def condition_profile(name: str, profile: str = "sandbox", **overrides) -> Profile:
+def condition_profile(name: str, profile: str, **overrides) -> Profile:
     """The settings of a condition; steps and seeds of another profile than the sandbox are its own.
 
-    Raises ValueError for an unknown condition, and for one that needs the sandbox elsewhere.
+    Raises HicraError for an unknown condition, and for one that needs the sandbox elsewhere.
     """
     if name not in CONDITIONS:
         raise HicraError(f"unknown condition {name!r}; choose one of: {', '.join(CONDITIONS)}")
@@ -73,9 +73,7 @@ def condition_profile(name: str, profile: str = "sandbox", **overrides) -> Profi
     return get_profile(profile, **{**settings, **overrides})
 
 
-def experiment_jobs(
-    root: Path | str, names: Sequence[str] = tuple(CONDITIONS), *, profile: str = "sandbox", **overrides
-) -> Iterator[Job]:
+def experiment_jobs(root: Path | str, names: Sequence[str], *, profile: str, **overrides) -> Iterator[Job]:
     """A run for every condition and seed, condition by condition."""
     for name in names:
         own = condition_profile(name, profile, **overrides)
@@ -87,16 +85,16 @@ def experiment_jobs(
 def run_experiments(
     root: Path | str,
     records: Path | str,
-    names: Sequence[str] = tuple(CONDITIONS),
+    names: Sequence[str],
     *,
-    profile: str = "sandbox",
+    profile: str,
     report: Callable[[str], None],
     workers: int,
     **overrides,
 ) -> None:
     """Make the runs whose record is not yet in `records`, and copy each record there as it ends.
 
-    Runs grow in `root` and are resumed from there. Raises ValueError for an unknown condition, and as
+    Runs grow in `root` and are resumed from there. Raises HicraError for an unknown condition, and as
     `train_all`; a record in `records` made with other settings is refused too.
     """
     records = Path(records)

@@ -1,6 +1,6 @@
 """Survival at full size, as one table: `make soak`.
 
-python -m tests.benchmarks.soak --only kills fuzz hostile throughput memory --hours 2
+python -m tests.benchmarks.soak --only kills endings fuzz hostile throughput memory --hours 2
 """
 
 from __future__ import annotations
@@ -31,8 +31,7 @@ from hicra.study.profiles import get_profile
 from hicra.study.record.run_folder import RECORDS, RunFolder
 from hicra.study.training.plan import plan_run
 
-ROOT = Path(__file__).parent.parent
-PATIENCE = 120  # seconds, for two processes to start and end beside a load
+ROOT = Path(__file__).parents[2]
 FUZZ_SCALE = 130  # times the 1,600 cases of `make test`
 SMALL = {
     "steps": 10,
@@ -142,10 +141,9 @@ def endings(options) -> Iterator[Row]:
     """Runs of two processes end, beside a load on every core: the end alone, and whole runs."""
     profile = get_profile("sandbox", **{**SMALL, "steps": 2}, processes=2)
     with tempfile.TemporaryDirectory() as temporary, _load():
-        root = Path(temporary)
-        alone = sum(_ends(ending(root / str(i))) for i in range(options.endings))
-        runs = [RunFolder(root / f"run{i}") for i in range(options.endings // 20)]
-        whole = sum(_ends([start(plan_run(profile, "hicra", 0), r.path)]) and r.finished for r in runs)
+        alone = ending(options.endings)
+        runs = [RunFolder(Path(temporary) / str(i)) for i in range(options.endings // 20)]
+        whole = sum(not start(plan_run(profile, "hicra", 0), r.path).wait() and r.finished for r in runs)
     yield Row(
         "ends of two processes, under load", f"{alone} of {options.endings}", "all", alone == options.endings
     )
@@ -164,22 +162,10 @@ def _load() -> Iterator[None]:
             process.wait()
 
 
-def ending(store: Path, *how: str) -> list[subprocess.Popen]:
-    """Both processes of tests/ending.py, under way."""
-    command = [sys.executable, "-m", "tests.ending", str(store), *how]
-    return [subprocess.Popen(command, env={**os.environ, "RANK": rank}) for rank in "01"]
-
-
-def _ends(processes: list[subprocess.Popen]) -> bool:
-    """Whether all end well within PATIENCE; those that hang are killed."""
-    limit = time.monotonic() + PATIENCE
-    for process in processes:
-        try:
-            process.wait(max(0, limit - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-    return all(process.returncode == 0 for process in processes)
+def ending(times: int) -> int:
+    """How many of so many pairs of processes end (tests/ending.py)."""
+    command = [sys.executable, "-m", "tests.ending", str(times)]
+    return int(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
 
 
 # --- model text ------------------------------------------------------------------------------------

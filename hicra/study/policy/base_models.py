@@ -40,7 +40,7 @@ def cache_root() -> Path:
 def base_folder(profile: Profile) -> Path:
     """The model folder from which the profile's runs start; made or fetched first where it must be.
 
-    Raises FileNotFoundError for a package or folder that is not there, ValueError for a model on the Hub
+    Raises MissingError for a package that is not there, HicraError for a model on the Hub
     without its commit.
     """
     if profile.warm_start_steps:

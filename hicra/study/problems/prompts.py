@@ -66,7 +66,7 @@ def benchmark_tasks(profile: Profile) -> dict[str, tuple[list[Task], int]]:
 
 
 def fitting(tasks: Sequence[Task], tokenizer, longest: int) -> list[Task]:
-    """The tasks whose prompts have at most `longest` tokens. Raises ValueError where none has."""
+    """The tasks whose prompts have at most `longest` tokens. Raises HicraError where none has."""
     lengths = map(len, tokenizer([task.prompt for task in tasks])["input_ids"])
     found = [task for task, length in zip(tasks, lengths, strict=True) if length <= longest]
     if not found:
@@ -88,7 +88,7 @@ def worked_pairs(n: int, seed: int) -> list[tuple[SandboxProblem, str]]:
 def worked_rows(profile: Profile, n: int) -> list[dict[str, str]]:
     """`n` training prompts of the profile with worked solutions as completions, for a warm start.
 
-    Raises ValueError for a problem set without solutions.
+    Raises HicraError for a problem set without solutions.
     """
     if profile.problem_set == SANDBOX:
         pairs = [(p.problem, text) for p, text in worked_pairs(n, seed=0)]
