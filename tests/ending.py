@@ -12,12 +12,13 @@ from pathlib import Path
 
 import psutil
 import torch
+import torch._dynamo  # what DDP imports, once here instead of in every process
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from hicra.study.training.process import certain_end
 
-PATIENCE = 20  # seconds
+PATIENCE = 120  # seconds: what hangs does so for ever, and a loaded machine may be slow
 
 
 def share(store: Path, rank: int, plain: bool) -> None:
