@@ -74,7 +74,7 @@ notebooks: $(STAMP)
 figures: $(STAMP)
 	$(BIN)/python -m hicra figures
 
-# Twenty kills, 200,000 fuzz cases, hostile answers and two hours at constant memory, as one table.
+# Twenty kills, 200 endings of two processes, 200,000 fuzz cases, hostile answers and two hours at constant memory, as one table.
 soak: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.soak
 

@@ -19,7 +19,7 @@ from typing import Annotated
 import typer
 
 from hicra.errors import HicraError
-from hicra.files import check_file, check_folder, study_data
+from hicra.files import check_file, check_folder, data_root, study_data
 
 PROFILES = "sandbox, smollm2, colab or paper"
 ARMS = "grpo, hicra, high_entropy, entropy_reg, symmetric or gated"
@@ -159,9 +159,10 @@ def train(
     """
     _need_clone()
     from hicra.study.profiles import get_profile
+    from hicra.study.training.plan import plan_run
     from hicra.study.training.run import train as run
 
-    run(get_profile(profile, **overrides), arm, seed, out)
+    run(plan_run(get_profile(profile, overrides), arm, seed), out)
 
 
 @app.command()
@@ -177,7 +178,9 @@ def experiments(
     ] = None,
     records: Annotated[
         Path | None,
-        typer.Option(help="Folder of finished records; data/experiments or data/PROFILE.", callback=_folder),
+        typer.Option(
+            help="Folder of finished records; the clone's data/experiments or data/PROFILE.", callback=_folder
+        ),
     ] = None,
     workers: Annotated[
         int, typer.Option(min=1, help="Runs side by side.", show_default="one a core")
@@ -192,7 +195,7 @@ def experiments(
     place = "experiments" if sandbox else profile
     run_experiments(
         runs or Path("runs") / place,
-        records or Path("data") / place,
+        records or data_root() / place,
         tuple(conditions or (CONDITIONS if sandbox else ("grpo", "hicra"))),
         profile=profile,
         report=_every(30),

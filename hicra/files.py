@@ -32,14 +32,9 @@ OTHER_FORMATS = (
 
 
 def data_root() -> Path:
+    """The folder of what ships, by name. Paths of the user's own are never looked for in it."""
     inside = PACKAGE / "_data"
     return inside if inside.is_dir() else PACKAGE.parent / "data"
-
-
-def data_path(name: Path | str) -> Path:
-    """A path given by the user, else what has that name in the study's data."""
-    given = Path(name)
-    return given if given.exists() else data_root() / name
 
 
 def study_data(name: str) -> Path:

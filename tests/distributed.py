@@ -18,9 +18,10 @@ from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
 from hicra import Lexicon, PlanningTagger
-from hicra.files import data_path
+from hicra.files import data_root
 from hicra.study.problems.grading import grade
 from hicra.study.problems.sandbox import problems, worked_solution
+from hicra.study.training.process import certain_end
 from hicra.study.training.study_trainer import _from_all
 from hicra.trainer import HicraMixin
 
@@ -58,7 +59,7 @@ def verified(completions, answer, **_):
 
 if __name__ == "__main__":
     OUT = Path(sys.argv[1])
-    model, tokenizer = unsloth_models.load_policy(data_path("sandbox/base"), lora_rank=0, seed=0)
+    model, tokenizer = unsloth_models.load_policy(data_root() / "sandbox/base", lora_rank=0, seed=0)
     arguments = GRPOConfig(
         output_dir=str(OUT / "trainer"),
         per_device_train_batch_size=GROUP * PROMPTS // int(os.environ["WORLD_SIZE"]),
@@ -86,6 +87,6 @@ if __name__ == "__main__":
         planning_tagger=PlanningTagger(Lexicon.load("sandbox"), tokenizer),
         alpha=0.2,
     )
-    trainer.train()
-    trainer.accelerator.wait_for_everyone()
-    trainer.accelerator.end_training()
+    with certain_end(shared=int(os.environ["WORLD_SIZE"]) > 1):
+        trainer.train()
+        trainer.accelerator.wait_for_everyone()

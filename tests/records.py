@@ -50,7 +50,7 @@ def write_record(root, arm, seed, *, accuracy=0.5, settings=None, completion="ab
     """A finished run of STEPS steps, evaluated at 0 (0.4) and at the end (`accuracy`)."""
     run = RunFolder(root / f"{arm}-seed{seed}")
     own = {"arm": arm, "seed": seed, "steps": STEPS, "lexicon": "sandbox", "lexicon_sha256": "x"}
-    run.open(settings or own, world="sandbox: a test, not a language model")
+    run.open(settings or own, condition=arm, world="sandbox: a test, not a language model")
     for step in range(STEPS):
         run.append("steps.jsonl", step_row(step, up=accuracy - 0.5))
         run.append("rollouts.jsonl", rollout_row(step, completion))

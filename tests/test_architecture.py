@@ -22,11 +22,12 @@ METHOD = {
     "trainer": "credit planning",
 }
 STUDY = {
-    "study.profiles": "",
-    "study.problems": "study.profiles",
+    "study.sources": "",
+    "study.profiles": "study.sources",
+    "study.problems": "study.profiles study.sources",
     "study.record": "",
-    "study.policy": "study.problems study.profiles study.record",
-    "study.training": "study.policy study.problems study.profiles study.record",
+    "study.policy": "study.problems study.profiles study.record study.sources",
+    "study.training": "study.policy study.problems study.profiles study.record study.sources",
     "study.verdicts": "study.problems study.profiles study.record",
     "study.figures": "study.problems study.record study.verdicts",
 }
@@ -40,7 +41,7 @@ def _room(dotted: str) -> str:
 
 
 def _below_study() -> set[str]:
-    return {p.stem for p in (PACKAGE / "study").iterdir() if p.is_dir()} | {"profiles"}
+    return {p.stem for p in (PACKAGE / "study").iterdir() if p.is_dir()} | {"profiles", "sources"}
 
 
 def _imports(path: Path) -> set[str]:

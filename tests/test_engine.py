@@ -7,7 +7,7 @@ import torch
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from hicra.dynamics.token_statistics import token_statistics
-from hicra.files import data_path
+from hicra.files import data_root
 from hicra.study.problems.prompts import held_out_tasks
 from hicra.study.profiles import get_profile
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.filterwarnings("default")
 
 @pytest.fixture(scope="module")
 def policy():
-    return unsloth_models.load_policy(data_path("sandbox/base"), lora_rank=0, seed=0)
+    return unsloth_models.load_policy(data_root() / "sandbox/base", lora_rank=0, seed=0)
 
 
 def test_sampling_does_not_hang_on_the_tokenizer_s_side(policy):

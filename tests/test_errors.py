@@ -17,7 +17,7 @@ from hicra.study.experiments import condition_profile
 from hicra.study.problems.problem_sets import read_set
 from hicra.study.profiles import get_profile
 from hicra.study.record.run_folder import RunFolder
-from hicra.study.training.run import run_settings
+from hicra.study.training.plan import plan_run
 
 
 def _own_exceptions():
@@ -45,8 +45,8 @@ MISTAKES = {
     "profile": lambda tmp: get_profile("laptop"),
     "field": lambda tmp: get_profile("sandbox", step=3),
     "value": lambda tmp: get_profile("sandbox", alpha=2),
-    "arm": lambda tmp: run_settings(get_profile("sandbox"), "hicro", 0),
-    "condition": lambda tmp: condition_profile("hicro"),
+    "arm": lambda tmp: plan_run(get_profile("sandbox"), "hicro", 0),
+    "condition": lambda tmp: condition_profile("hicro", "sandbox"),
     "lexicon": lambda tmp: Lexicon.load("nothing"),
     "drop": lambda tmp: Lexicon.load("sandbox").drop(1.0, 0),
     "preset": lambda tmp: build_lexicon(["a text"], preset="poem"),

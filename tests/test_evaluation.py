@@ -9,6 +9,7 @@ import pytest
 from hicra.cli import main
 from hicra.study.profiles import get_profile
 from hicra.study.record.run_folder import RunError
+from hicra.study.training.plan import plan_run
 from hicra.study.training.run import train
 
 pytestmark = pytest.mark.filterwarnings("default")
@@ -25,7 +26,9 @@ SMOKE = {
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return train(get_profile("sandbox", **SMOKE), "grpo", 0, tmp_path_factory.mktemp("run") / "grpo")
+    return train(
+        plan_run(get_profile("sandbox", **SMOKE), "grpo", 0), tmp_path_factory.mktemp("run") / "grpo"
+    )
 
 
 def test_a_finished_policy_is_scored_with_the_sets_samples(run, tmp_path, capsys):

@@ -14,12 +14,11 @@ from hicra.study.experiments import (
 )
 from hicra.study.profiles import ARMS, get_profile
 from hicra.study.record.run_folder import RunError, RunFolder
-from hicra.study.training.run import run_settings
 from tests.records import write_record
 
 
 def test_every_condition_is_a_run_that_could_start():
-    settings = [run_settings(job.profile, job.arm, job.seed) for job in experiment_jobs("runs")]
+    settings = [job.plan.settings for job in experiment_jobs("runs", tuple(CONDITIONS), profile="sandbox")]
     assert len(settings) == 5 * len(CONDITIONS) == 90
     assert {s["arm"] for s in settings} <= set(ARMS)
     different = [str({k: v for k, v in s.items() if k != "seed"}) for s in settings if s["seed"] == 10]
@@ -27,14 +26,22 @@ def test_every_condition_is_a_run_that_could_start():
     assert {s["lexicon_sha256"] for s in settings} == {Lexicon.load("sandbox").sha256}
     assert len({s["prompts_sha256"] for s in settings}) == 5  # arms of one seed see the same problems
     with pytest.raises(ValueError, match="unknown condition 'hicro'"):
-        condition_profile("hicro")
+        condition_profile("hicro", "sandbox")
+
+
+def test_every_committed_record_is_known_again_by_its_settings(root):
+    records = root / "data" / "experiments"
+    for job in experiment_jobs(records, tuple(CONDITIONS), profile="sandbox"):
+        job.plan.check(job.folder)
+        assert job.folder.finished
+        assert job.folder.condition == job.plan.condition
 
 
 def test_another_profile_has_its_own_steps_and_seeds():
     jobs = list(experiment_jobs("runs", ("grpo", "alpha0.5"), profile="smollm2"))
     assert [job.folder.path.name for job in jobs] == ["grpo-seed0", "alpha0.5-seed0"]
-    assert jobs[0].profile == get_profile("smollm2")
-    assert jobs[1].profile.alpha == 0.5
+    assert jobs[0].plan.profile == get_profile("smollm2")
+    assert jobs[1].plan.profile.alpha == 0.5
     for name in ("weak-hicra", "placebo"):
         with pytest.raises(ValueError, match="the sandbox's own"):
             condition_profile(name, "smollm2")
@@ -48,10 +55,8 @@ def trained(monkeypatch):
     def train_all(jobs, *, report, finished, workers):
         for job in jobs:
             asked.append(job.folder.path.name)
-            settings = run_settings(job.profile, job.arm, job.seed)
-            write_record(
-                job.folder.path.parent, job.folder.path.name.split("-")[0], job.seed, settings=settings
-            )
+            plan = job.plan
+            write_record(job.folder.path.parent, plan.condition, plan.seed, settings=plan.settings)
             (job.folder.path / "policy").mkdir()
             finished(job)
 
@@ -65,6 +70,7 @@ def _run(tmp_path, **overrides):
         tmp_path / "runs",
         tmp_path / "records",
         ["grpo", "hicra"],
+        profile="sandbox",
         report=lines.append,
         workers=2,
         seeds=[0, 1],

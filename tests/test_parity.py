@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hicra.files import data_path
+from hicra.files import data_root
 
 ROOT = Path(__file__).parent.parent
 
@@ -39,7 +39,7 @@ def _compare(model, folder, tolerance):
 def test_both_ways_to_load_a_model_give_the_same_step(tmp_path):
     if torch.cuda.is_available():
         pytest.skip("on a GPU the test below says more")
-    _compare(data_path("sandbox/base"), tmp_path, 1e-4)
+    _compare(data_root() / "sandbox/base", tmp_path, 1e-4)
 
 
 @pytest.mark.gpu

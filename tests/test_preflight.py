@@ -36,13 +36,15 @@ def test_this_machine_is_ready_for_the_sandbox(capsys):
     assert [line[5:].partition(":")[0] for line in found] == list(names)
 
 
-def test_another_version_than_the_lock_s_is_named(tmp_path):
+def test_another_version_than_the_lock_s_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(preflight, "LOCK", tmp_path / "lock.txt")
     (tmp_path / "lock.txt").write_text("numpy==0.1\ntrl==9.9 ; python_full_version < '3.0'\n")
-    check = preflight.check_versions(tmp_path / "lock.txt")
+    check = preflight.check_versions()
     assert check.verdict == "STOP"
     assert "locked ==0.1" in check.found
     assert "trl" not in check.found  # its marker is for another Python
-    assert preflight.check_versions(tmp_path / "absent" / "lock.txt").verdict == "ok"
+    monkeypatch.setattr(preflight, "LOCK", tmp_path / "absent" / "lock.txt")
+    assert preflight.check_versions().verdict == "ok"
 
 
 def test_a_dtype_that_the_device_lacks_is_refused(monkeypatch):
@@ -92,9 +94,9 @@ def test_end_and_padding_must_differ():
 def tokenizer():
     from transformers import AutoTokenizer
 
-    from hicra.files import data_path
+    from hicra.files import data_root
 
-    return AutoTokenizer.from_pretrained(data_path("sandbox/base"))
+    return AutoTokenizer.from_pretrained(data_root() / "sandbox/base")
 
 
 def test_long_prompts_are_counted_and_many_are_told(tokenizer):

@@ -1,12 +1,14 @@
 """Profiles: one dial, checked overrides."""
 
 import dataclasses
+import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hicra.study.profiles import PROFILES, Profile, get_profile
+from hicra.errors import HicraError
+from hicra.study.profiles import PROFILES, Profile, get_profile, recorded_profile
 from tests.fuzz import fuzz
 
 
@@ -18,6 +20,21 @@ def test_a_profile_is_frozen_and_round_trips_through_its_overrides():
         study.steps = 8
 
 
+def test_a_recorded_profile_is_the_run_s_even_where_its_files_are_gone():
+    made = get_profile(
+        "smollm2", steps=7, prompt_template="Q {problem}", problem_set=["math500", "gsm8k_test"]
+    )
+    settings = {**made.settings(), "problem_set": ["/gone/p.jsonl", "math500"], "arm": "hicra", "seed": 3}
+    again = recorded_profile(json.loads(json.dumps(settings)), max_completion_length=5)
+    assert again.problem_set == ("/gone/p.jsonl", "math500")
+    assert (again.steps, again.prompt_template, again.max_completion_length) == (7, "Q {problem}", 5)
+    assert again.world == made.world
+    old = {k: v for k, v in settings.items() if k != "steps"}  # from before there was the field
+    assert recorded_profile(old).steps == 50
+    with pytest.raises(HicraError, match="unknown profile field 'lenth'"):
+        recorded_profile(settings, lenth=5)
+
+
 def test_the_defaults_that_the_paper_prints():
     study = get_profile("sandbox")
     assert (study.alpha, study.epsilon_low, study.epsilon_high, study.kl_beta) == (0.2, 0.2, 0.28, 0)
@@ -27,16 +44,31 @@ def test_the_defaults_that_the_paper_prints():
     ("name", "overrides", "message"),
     [
         ("laptop", {}, "unknown profile 'laptop'; choose one of: sandbox"),
-        ("sandbox", {"step": 3}, "unknown profile field 'step'"),
-        ("sandbox", {"steps": "3"}, "steps='3' is a str; give a int"),
-        ("sandbox", {"steps": True}, "steps=True is a bool"),
-        ("sandbox", {"steps": -1}, "steps=-1 must not be negative"),
-        ("sandbox", {"alpha": 1.0}, r"alpha=1.0 is outside \[0, 1\)"),
-        ("sandbox", {"group_size": 1}, "group_size=1"),
-        ("sandbox", {"learning_rate": float("nan")}, "learning_rate=nan"),
-        ("sandbox", {"seeds": 3}, "seeds=3"),
-        ("sandbox", {"benchmarks": "math500"}, "benchmarks='math500'; give a list of names"),
-        ("sandbox", {"report_to": "slate"}, "report_to='slate' is unknown; choose one of: trackio, wandb"),
+        (
+            "sandbox",
+            {"step": 3},
+            r"unknown profile field 'step'; did you mean 'steps'\? the fields are: base,",
+        ),
+        ("sandbox", {"name": "colab"}, "unknown profile field 'name'"),
+        ("sandbox", {"steps": "3"}, "steps='3' should be a valid integer"),
+        ("sandbox", {"steps": True}, "steps=True should be a valid integer"),
+        ("sandbox", {"steps": 2.0}, "steps=2.0 should be a valid integer"),
+        ("sandbox", {"steps": 0}, "steps=0 should be greater than or equal to 1"),
+        ("sandbox", {"warmup_steps": -1}, "warmup_steps=-1 should be greater than or equal to 0"),
+        ("sandbox", {"alpha": 1.0}, "alpha=1.0 should be less than 1"),
+        ("sandbox", {"alpha": 1, "steps": "3"}, "steps='3' should be .*; alpha=1 should be less than 1"),
+        ("sandbox", {"group_size": 1}, "group_size=1 should be greater than or equal to 2"),
+        ("sandbox", {"learning_rate": float("nan")}, "learning_rate=nan should be a finite number"),
+        ("sandbox", {"learning_rate": float("inf")}, "learning_rate=inf should be a finite number"),
+        ("sandbox", {"dtype": "int8"}, "dtype='int8' should be 'float32', 'bfloat16' or 'float16'"),
+        ("sandbox", {"vllm": 1}, "vllm=1 should be a valid boolean"),
+        ("sandbox", {"seeds": 3}, "seeds=3 should be a valid list"),
+        ("sandbox", {"seeds": []}, "seeds=.. should have at least 1 item$"),
+        ("sandbox", {"seeds": [0, -1]}, "seeds=.0, -1. each should be greater than or equal to 0"),
+        ("sandbox", {"seeds": [3, 3]}, "seeds=.3, 3. name a seed twice"),
+        ("sandbox", {"benchmarks": "math500"}, "benchmarks='math500' should be a valid list"),
+        ("sandbox", {"problem_set": 3}, "problem_set=3 should be a valid string or should be a valid list"),
+        ("sandbox", {"report_to": "slate"}, "report_to='slate' should be '', 'trackio' or 'wandb'"),
         ("sandbox", {"report_to": "wandb"}, "report_to='wandb' is not installed; pip install wandb"),
         ("sandbox", {"rows_per_pass": 5}, "rows_per_pass=5 does not divide a process's 128 completions"),
         ("sandbox", {"processes": 3}, "processes=3 cannot share a step's 16 prompts evenly"),
@@ -45,7 +77,7 @@ def test_the_defaults_that_the_paper_prints():
     ],
 )
 def test_a_wrong_value_is_named_with_its_remedy(name, overrides, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(HicraError, match=message):
         get_profile(name, **overrides)
 
 
@@ -63,7 +95,7 @@ def test_any_override_gives_a_profile_or_a_value_error(overrides):
     overrides.pop("name", None)
     try:
         profile = get_profile("sandbox", **overrides)
-    except ValueError:
+    except HicraError:
         return
     base = PROFILES["sandbox"].settings()
     changed = {k: v for k, v in profile.settings().items() if v != base[k] and k != "world"}

@@ -9,7 +9,7 @@ import pytest
 
 from hicra.files import canonical, folder_sha256, write_atomic
 from hicra.study.record.checkpoints import last_checkpoint, seal
-from hicra.study.record.run_folder import RECORDS, RunError, RunFolder
+from hicra.study.record.run_folder import RECORDS, RunError, RunFolder, run_folders
 
 SETTINGS = {"steps": 3, "learning_rate": 1e-4, "seed": 0}
 
@@ -17,7 +17,7 @@ SETTINGS = {"steps": 3, "learning_rate": 1e-4, "seed": 0}
 @pytest.fixture
 def run(tmp_path):
     run = RunFolder(tmp_path / "run")
-    run.open(SETTINGS, world="a test")
+    run.open(SETTINGS, condition="hicra", world="a test")
     for step in range(3):
         run.append("steps.jsonl", {"step": step, "b": 1, "a": 2})
         run.append("rollouts.jsonl", {"step": step})
@@ -29,7 +29,7 @@ def run(tmp_path):
 def test_a_folder_made_with_other_settings_is_refused_and_kept(run):
     before = {p: p.read_bytes() for p in run.path.iterdir()}
     with pytest.raises(RunError, match=r"learning_rate: 0.0001 there, 0.001 asked"):
-        run.open({**SETTINGS, "learning_rate": 1e-3})
+        run.open({**SETTINGS, "learning_rate": 1e-3}, condition="hicra")
     assert before == {p: p.read_bytes() for p in run.path.iterdir()}
 
 
@@ -103,7 +103,7 @@ def test_a_second_writer_is_refused_while_the_first_lives(tmp_path):
 
 def test_odd_line_ends_in_a_rollout_are_no_line_ends(tmp_path):
     run = RunFolder(tmp_path / "run")
-    run.open(SETTINGS)
+    run.open(SETTINGS, condition="hicra")
     row = {"step": 0, "completion": "a\u2028b\x85c\x0bd\r\ne"}
     for name in RECORDS:
         run.append(name, row)
@@ -122,7 +122,7 @@ def test_a_record_torn_inside_a_character_goes_on(run):
 
 def test_other_weights_than_at_the_beginning_are_refused(tmp_path):
     run = RunFolder(tmp_path / "run")
-    run.open(SETTINGS, base_weights_sha256="a" * 64)
+    run.open(SETTINGS, condition="hicra", base_weights_sha256="a" * 64)
     run.same("base_weights_sha256", "a" * 64)
     with pytest.raises(RunError, match="begun with another base_weights_sha256 .aaaaaaaaaaaa, now bbb"):
         run.same("base_weights_sha256", "b" * 64)
@@ -190,9 +190,34 @@ def test_a_checkpoint_that_is_not_what_was_sealed_is_named_and_not_read(tmp_path
 
 def test_a_setting_that_came_later_counts_as_its_default(tmp_path):
     run = RunFolder(tmp_path / "run")
-    run.open({"alpha": 0.2})
+    run.open({"alpha": 0.2}, condition="hicra")
     run.check({"alpha": 0.2, "dtype": "float32"}, {"dtype": "float32", "alpha": 0.9})
     with pytest.raises(RunError, match="dtype: 'float32' there, 'float16' asked"):
         run.check({"alpha": 0.2, "dtype": "float16"}, {"dtype": "float32"})
     with pytest.raises(RunError, match="dtype: None there"):
         run.check({"alpha": 0.2, "dtype": "float32"})
+
+
+def test_a_run_bears_its_condition_whatever_its_folder_is_called(tmp_path):
+    run = RunFolder(tmp_path / "renamed")
+    run.open({"arm": "hicra", "seed": 3}, condition="drop30")
+    assert (run.condition, run.seed) == ("drop30", 3)
+    assert [found.path for found in run_folders(tmp_path)] == [run.path]
+
+
+def test_a_record_of_an_older_version_gets_its_condition_or_says_what_to_add(tmp_path):
+    run = RunFolder(tmp_path / "drop30-seed3")
+    run.manifest_path.parent.mkdir()
+    run.manifest_path.write_text('{"settings": {"arm": "hicra", "seed": 3}, "state": "running"}')
+    with pytest.raises(RunError, match='names no condition.*add "condition": "hicra"'):
+        _ = run.condition
+    run.open({"arm": "hicra", "seed": 3}, condition="drop30")
+    assert run.condition == "drop30"
+
+
+def test_every_committed_record_bears_its_condition(root):
+    runs = [run for name in ("experiments", "smollm2") for run in run_folders(root / "data" / name)]
+    assert len(runs) > 90
+    for run in runs:
+        assert run.path.name == f"{run.condition}-seed{run.seed}"
+        assert all(run.read(name) for name in ("evals.jsonl", "steps.jsonl"))  # by their checksums

@@ -9,7 +9,7 @@ from hicra.study.policy.rollouts import Rollout, score_on_true_spans
 
 import pytest
 
-from hicra.files import data_path
+from hicra.files import data_root
 from hicra.lexicon.lexicon import Lexicon
 from hicra.study.problems.problem_sets import Problem, ProblemError
 from hicra.study.problems.prompts import (
@@ -110,7 +110,7 @@ def test_problem_sets_that_cannot_be_read_are_named(tmp_path):
 
 
 def test_bases_are_folders_hub_ids_or_packages():
-    assert base_folder(get_profile("sandbox")) == data_path("sandbox/base")
+    assert base_folder(get_profile("sandbox")) == data_root() / "sandbox/base"
     with pytest.raises(ValueError, match="hub:Qwen/Qwen3-4B-Base is pinned to no commit"):
         base_folder(get_profile("sandbox", base="hub:Qwen/Qwen3-4B-Base"))
     with pytest.raises(FileNotFoundError, match="package no_such_weights"):

@@ -8,13 +8,15 @@ import warnings
 
 import pytest
 
-from hicra.files import data_path
+from hicra.files import data_root
 from hicra.lexicon.lexicon import Lexicon
 from hicra.study.launch import run_path, start, train_runs
+from hicra.study.problems.prompts import Task
 from hicra.study.profiles import get_profile
 from hicra.study.record.run_folder import RunError, RunFolder
 from hicra.study.record.run_tables import finished_runs, load_study
-from hicra.study.training.run import _short_rows, run_settings, train, training_rows
+from hicra.study.training.plan import plan_run
+from hicra.study.training.run import _short_rows, train
 from tests.benchmarks.soak import numbers
 
 # Third parties warn while they load and train; ours stay errors.
@@ -96,7 +98,7 @@ def test_a_killed_run_goes_on_to_the_record_it_would_have_made(tmp_path, smoke):
     study = get_profile("sandbox", **{**smoke, "steps": 4, "checkpoint_every": 2})
     train_runs(study, "hicra", tmp_path / "whole")
     folder = RunFolder(run_path(tmp_path / "killed", study, "hicra", 0))
-    process = start(study, "hicra", 0, folder.path)
+    process = start(plan_run(study, "hicra", 0), folder.path)
     while process.poll() is None and folder.progress()[0] < 3:  # past the checkpoint of step 2
         time.sleep(0.02)
     process.kill()
@@ -111,7 +113,7 @@ def test_a_finished_run_is_reused_and_other_settings_are_refused(runs, smoke):
     path = runs / "hicra-seed0"
     before = {p: p.stat().st_mtime_ns for p in path.rglob("*")}
     study = get_profile("sandbox", **smoke)
-    assert train(study, "hicra", 0, path).finished
+    assert train(plan_run(study, "hicra", 0), path).finished
     with pytest.raises(RunError, match="learning_rate"):
         train_runs(get_profile("sandbox", **smoke, learning_rate=1.0), "hicra", runs.parent)
     assert before == {p: p.stat().st_mtime_ns for p in path.rglob("*")}
@@ -119,24 +121,26 @@ def test_a_finished_run_is_reused_and_other_settings_are_refused(runs, smoke):
 
 def test_what_decides_a_run_is_in_its_settings(smoke):
     study = get_profile("sandbox", **smoke)
-    one = run_settings(study, "grpo", 0)
+    one = plan_run(study, "grpo", 0).settings
     assert json.loads(json.dumps(one)) == one
-    assert one["prompts_sha256"] != run_settings(study, "grpo", 1)["prompts_sha256"]
+    assert one["prompts_sha256"] != plan_run(study, "grpo", 1).settings["prompts_sha256"]
     with pytest.raises(ValueError, match="unknown arm 'hicro'"):
-        run_settings(study, "hicro", 0)
-    assert training_rows(study, 0) == training_rows(study, 0)
+        plan_run(study, "hicro", 0)
+    assert plan_run(study, "grpo", 0).tasks == plan_run(study, "hicra", 0).tasks
 
 
 def test_prompts_that_are_too_long_are_left_out_and_told(tmp_path, smoke):
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(data_path("sandbox/base"))
+    tokenizer = AutoTokenizer.from_pretrained(data_root() / "sandbox/base")
     study = get_profile("sandbox", **smoke)
-    lengths = [len(tokenizer(row["prompt"])["input_ids"]) for row in training_rows(study, 0)]
+    lengths = [
+        len(tokenizer(row["prompt"])["input_ids"]) for row in map(Task.row, plan_run(study, "grpo", 0).tasks)
+    ]
     short = get_profile("sandbox", **smoke, max_prompt_length=max(lengths) - 1)
     run = RunFolder(tmp_path / "run")
-    run.open({"steps": 2})
-    kept = _short_rows(short, 0, tokenizer, run)
+    run.open({"steps": 2}, condition="hicra")
+    kept = _short_rows(plan_run(short, "grpo", 0), tokenizer, run)
     assert len(kept) == sum(n < max(lengths) for n in lengths) < len(lengths)
     assert run.notices() == [
         f"{len(lengths) - len(kept)} prompts over max_prompt_length={max(lengths) - 1} left out"
@@ -145,7 +149,7 @@ def test_prompts_that_are_too_long_are_left_out_and_told(tmp_path, smoke):
 
 def test_the_credit_may_have_a_lexicon_of_its_own(smoke):
     def hashes(seed=0, **overrides):
-        settings = run_settings(get_profile("sandbox", **smoke, **overrides), "hicra", seed)
+        settings = plan_run(get_profile("sandbox", **smoke, **overrides), "hicra", seed).settings
         return settings["lexicon_sha256"], settings["credit_sha256"]
 
     same = Lexicon.load("sandbox").sha256
@@ -154,7 +158,7 @@ def test_the_credit_may_have_a_lexicon_of_its_own(smoke):
     assert hashes(credit_lexicon="oracle") == (same, "oracle")
     assert hashes(credit_drop=0.3) == (same, Lexicon.load("sandbox").drop(0.3, 0).sha256)
     assert hashes(credit_drop=0.3) != hashes(seed=1, credit_drop=0.3)
-    with pytest.raises(FileNotFoundError, match="no lexicon file"):
+    with pytest.raises(FileNotFoundError, match="no lexicon 'nothing'"):
         hashes(credit_lexicon="nothing")
 
 
@@ -182,7 +186,7 @@ def test_two_processes_share_a_run_and_one_writes_its_record(tmp_path, smoke):
 def test_another_number_of_processes_than_the_settings_say_is_refused(tmp_path, smoke, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(RunError, match="2 processes were started for a run with processes=1"):
-        train(get_profile("sandbox", **smoke), "grpo", 0, tmp_path / "run")
+        train(plan_run(get_profile("sandbox", **smoke), "grpo", 0), tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -179,10 +179,11 @@ def shipped() -> list[str]:
 
 
 def _locate(source: Path | str) -> Path:
-    for path in (Path(source), data_root() / "lexicons" / f"{source}.json"):
-        if path.is_file():
-            return path
     names = ", ".join(shipped()) or "none"
+    if source in shipped():  # whatever is called so in the working directory: write ./NAME for that
+        return data_root() / "lexicons" / f"{source}.json"
+    if Path(source).is_file():
+        return Path(source)
     raise MissingError(f"no lexicon file {str(source)!r}; shipped lexicons: {names}")
 
 

@@ -7,7 +7,9 @@ from a model and is escaped.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from fractions import Fraction
 from html import escape
 from itertools import groupby
 from pathlib import Path
@@ -39,7 +41,7 @@ def trace_html(
 ) -> str:
     """One completion as an HTML fragment with its own style: all three sequences hold one entry a token.
 
-    The ceil(0.3 T) tokens of highest entropy (nats) count as high-entropy. Raises ValueError for
+    The ceil(HIGH_ENTROPY * T) tokens of highest entropy (nats) count as high-entropy. Raises ValueError for
     sequences of different lengths.
     """
     if not len(tokens) == len(planning) == len(entropies):
@@ -89,7 +91,7 @@ def save_html(fragments: Sequence[str], path: Path | str, *, title: str) -> None
 
 def _highest(entropies: Sequence[float]) -> list[bool]:
     """The ceil(HIGH_ENTROPY * T) largest of T; of equal ones the earlier."""
-    count = -(-len(entropies) * 3 // 10)
+    count = math.ceil(Fraction(str(HIGH_ENTROPY)) * len(entropies))
     order = sorted(range(len(entropies)), key=lambda i: -entropies[i])
     chosen = set(order[:count])
     return [i in chosen for i in range(len(entropies))]

@@ -15,9 +15,9 @@ from typing import NamedTuple
 from hicra.errors import HicraError
 from hicra.files import write_atomic
 from hicra.study.launch import Job, train_all
-from hicra.study.profiles import DEFAULTS, Profile, get_profile
-from hicra.study.record.run_folder import RECORDS, RunFolder
-from hicra.study.training.run import run_settings
+from hicra.study.profiles import Profile, get_profile
+from hicra.study.record.run_folder import RECORDS, RunFolder, run_folders
+from hicra.study.training.plan import plan_run
 
 SEEDS = (10, 11, 12, 13, 14)  # unused before; calibration and settings saw others
 # Fewer steps than `make study` takes: 90 runs have to fit into an afternoon on two cores.
@@ -58,10 +58,10 @@ CONDITIONS = {
 }
 
 
-def condition_profile(name: str, profile: str = "sandbox", **overrides) -> Profile:
+def condition_profile(name: str, profile: str, **overrides) -> Profile:
     """The settings of a condition; steps and seeds of another profile than the sandbox are its own.
 
-    Raises ValueError for an unknown condition, and for one that needs the sandbox elsewhere.
+    Raises HicraError for an unknown condition, and for one that needs the sandbox elsewhere.
     """
     if name not in CONDITIONS:
         raise HicraError(f"unknown condition {name!r}; choose one of: {', '.join(CONDITIONS)}")
@@ -73,29 +73,28 @@ def condition_profile(name: str, profile: str = "sandbox", **overrides) -> Profi
     return get_profile(profile, **{**settings, **overrides})
 
 
-def experiment_jobs(
-    root: Path | str, names: Sequence[str] = tuple(CONDITIONS), *, profile: str = "sandbox", **overrides
-) -> Iterator[Job]:
+def experiment_jobs(root: Path | str, names: Sequence[str], *, profile: str, **overrides) -> Iterator[Job]:
     """A run for every condition and seed, condition by condition."""
     for name in names:
         own = condition_profile(name, profile, **overrides)
         for seed in own.seeds:
-            yield Job(own, CONDITIONS[name].arm, seed, RunFolder(Path(root) / f"{name}-seed{seed}"))
+            plan = plan_run(own, CONDITIONS[name].arm, seed, condition=name)
+            yield Job(plan, RunFolder(Path(root) / f"{name}-seed{seed}"))
 
 
 def run_experiments(
     root: Path | str,
     records: Path | str,
-    names: Sequence[str] = tuple(CONDITIONS),
+    names: Sequence[str],
     *,
-    profile: str = "sandbox",
+    profile: str,
     report: Callable[[str], None],
     workers: int,
     **overrides,
 ) -> None:
     """Make the runs whose record is not yet in `records`, and copy each record there as it ends.
 
-    Runs grow in `root` and are resumed from there. Raises ValueError for an unknown condition, and as
+    Runs grow in `root` and are resumed from there. Raises HicraError for an unknown condition, and as
     `train_all`; a record in `records` made with other settings is refused too.
     """
     records = Path(records)
@@ -103,7 +102,7 @@ def run_experiments(
     missing = []
     for job in jobs:
         record = RunFolder(records / job.folder.path.name)
-        record.check(run_settings(job.profile, job.arm, job.seed), DEFAULTS)
+        job.plan.check(record)
         missing += [] if record.finished else [job]
     report(forecast(records, len(missing), len(jobs), workers))
 
@@ -127,7 +126,7 @@ def export(run: RunFolder, records: Path) -> Path:
 
 def forecast(records: Path, missing: int, total: int, workers: int) -> str:
     """One line: what is missing, and how long it takes if runs take as long as those that are there."""
-    walls = [RunFolder(p.parent).manifest()["wall_seconds"] for p in records.glob("*-seed*/manifest.json")]
+    walls = [run.manifest()["wall_seconds"] for run in run_folders(records)]
     line = f"{missing} of {total} runs are missing"
     if not (walls and missing):
         return line

@@ -8,26 +8,25 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
 from hicra.study.policy.base_models import base_folder
 
-from hicra.study.profiles import DEFAULTS, Profile
+from hicra.study.profiles import Profile
 from hicra.study.record.run_folder import RunError, RunFolder
-from hicra.study.training.run import run_settings
+from hicra.study.training.plan import RunPlan, plan_run
 
 POLL_SECONDS = 1.0
+PATIENCE_SECONDS = 30.0  # with a process that was asked to end
 
 
 class Job(NamedTuple):
-    """One run to make: what `training.train` takes."""
+    """One run to make, and where: what `training.run.train` takes."""
 
-    profile: Profile
-    arm: str
-    seed: int
+    plan: RunPlan
     folder: RunFolder
 
 
@@ -41,19 +40,22 @@ def train_runs(
     root: Path | str = "runs",
     *,
     report: Callable[[str], None] = lambda line: None,
-    workers: int | None = None,
 ) -> list[RunFolder]:
     """Train one arm on all seeds of `profile`; see `train_all`."""
-    folders = {seed: RunFolder(run_path(root, profile, arm, seed)) for seed in profile.seeds}
-    train_all([Job(profile, arm, s, f) for s, f in folders.items()], report=report, workers=workers)
-    report(status(list(folders.values())))
-    return list(folders.values())
+    jobs = [
+        Job(plan_run(profile, arm, seed), RunFolder(run_path(root, profile, arm, seed)))
+        for seed in profile.seeds
+    ]
+    train_all(jobs, report=report)
+    folders = [job.folder for job in jobs]
+    report(status(folders))
+    return folders
 
 
 def train_all(
     jobs: Sequence[Job],
     *,
-    report: Callable[[str], None] = lambda line: None,
+    report: Callable[[str], None],
     finished: Callable[[Job], None] = lambda job: None,
     workers: int | None = None,
 ) -> None:
@@ -64,19 +66,19 @@ def train_all(
     run starts, and for a run that fails, with the end of its log.
     """
     for job in jobs:
-        job.folder.check(run_settings(job.profile, job.arm, job.seed), DEFAULTS)
+        job.plan.check(job.folder)
     waiting = [job for job in jobs if not job.folder.finished]
-    for profile in {job.profile for job in waiting}:
+    for profile in {job.plan.profile for job in waiting}:
         base_folder(profile)  # made once here, not by every run at the same time
     running: dict[Job, subprocess.Popen] = {}
-    free = places(max((job.profile.processes for job in waiting), default=1))[:workers]
+    free = places(max((job.plan.profile.processes for job in waiting), default=1))[:workers]
     taken: dict[Job, dict[str, str]] = {}
     try:
         while waiting or running:
             while waiting and free:
                 job = waiting.pop(0)
                 taken[job] = free.pop(0)
-                running[job] = start(job.profile, job.arm, job.seed, job.folder.path, taken[job])
+                running[job] = start(job.plan, job.folder.path, taken[job])
             time.sleep(POLL_SECONDS)
             report(status([job.folder for job in running]))
             for job in [job for job, process in running.items() if _ended(process, job.folder)]:
@@ -84,8 +86,18 @@ def train_all(
                 free.append(taken.pop(job))
                 finished(job)
     finally:
-        for process in running.values():
-            process.terminate()
+        _end(running.values())
+
+
+def _end(processes: Collection[subprocess.Popen]) -> None:
+    """End processes and wait for them, so that their folders are free."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        try:
+            process.wait(PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
 
 
 def places(processes: int) -> list[dict[str, str]]:
@@ -111,17 +123,23 @@ def status(folders: Sequence[RunFolder]) -> str:
     return ", ".join(parts)
 
 
-def start(
-    profile: Profile, arm: str, seed: int, folder: Path, place: Mapping[str, str] = MappingProxyType({})
-) -> subprocess.Popen:
-    """One run under way, in a process of its own; what it prints goes to `folder/log.txt`."""
+def start(plan: RunPlan, folder: Path, place: Mapping[str, str] = MappingProxyType({})) -> subprocess.Popen:
+    """A run under way, in a process that ends with this one; what it prints goes to `folder/log.txt`."""
     folder.mkdir(parents=True, exist_ok=True)
+    asked = {
+        "profile": plan.profile.name,
+        "overrides": plan.profile.overrides(),
+        "arm": plan.arm,
+        "seed": plan.seed,
+        "condition": plan.condition,
+        "folder": str(folder.absolute()),
+        "launcher": os.getpid(),
+    }
     command = [sys.executable, "-m"]
-    if profile.processes > 1:
-        command += ["torch.distributed.run", "--standalone", "--nproc_per_node", str(profile.processes), "-m"]
-    command += ["hicra", "train", "--arm", arm, "--seed", str(seed)]
-    command += ["--profile", profile.name, "--out", str(folder)]
-    command += ["--overrides", json.dumps(profile.overrides())]
+    if plan.profile.processes > 1:
+        command += ["torch.distributed.run", "--standalone", "--nproc_per_node"]
+        command += [str(plan.profile.processes), "-m"]
+    command += ["hicra.study.training.process", json.dumps(asked)]
     with open(folder / "log.txt", "ab") as log:
         return subprocess.Popen(
             command,

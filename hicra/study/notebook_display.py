@@ -12,7 +12,7 @@ from IPython.display import Markdown, Pretty, display
 
 from hicra.study.record.run_folder import RunFolder
 from hicra.study.record.run_tables import Study
-from hicra.study.training.run import PACKAGES
+from hicra.study.training.settings import PACKAGES
 from hicra.study.verdicts.intervals import paired_interval
 
 EDGE = 5  # steps at either end of a run whose mean stands for it

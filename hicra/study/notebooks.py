@@ -20,7 +20,8 @@ import papermill
 from hicra.errors import HicraError
 from hicra.files import data_root, folder_sha256, sha256, write_atomic
 from hicra.study.launch import status
-from hicra.study.record.run_folder import RunFolder
+from hicra.study.profiles import get_profile
+from hicra.study.record.run_folder import RunFolder, run_folders
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 TRAINING = ("02_grpo_baseline", "03_hicra")
@@ -130,6 +131,7 @@ def run_study(
     profile: str, *, runs: Path, figures: Path, overrides: dict, only: tuple[str, ...] = STUDY
 ) -> None:
     """Run the study's notebooks; executed copies go to `runs/<profile>/notebooks`."""
+    overrides = get_profile(profile, overrides).overrides()  # a notebook runs in another folder
     runs, figures = Path(runs).resolve(), Path(figures).resolve()
     common = {"profile": profile, "runs": str(runs), "overrides": overrides}
     jobs = {name: {} if name in READS_RECORDS else dict(common) for name in only}
@@ -163,8 +165,7 @@ def _progress(title: str, runs: Path):
 
 
 def _unfinished(runs: Path) -> list[RunFolder]:
-    found = [RunFolder(p.parent) for p in sorted(runs.glob("*/manifest.json"))]
-    return [run for run in found if not run.finished]
+    return [run for run in run_folders(runs) if not run.finished]
 
 
 def _lines(title: str, runs: Path, stop: threading.Event) -> None:

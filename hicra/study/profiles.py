@@ -7,18 +7,33 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields, replace
-from pathlib import Path
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, asdict, fields, replace
 from types import MappingProxyType
+from typing import Annotated, Literal, Self
+
+from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
 
 from hicra.errors import HicraError
+from hicra.study import sources
 
-LOGGERS = ("", "trackio", "wandb")
 ARMS = ("grpo", "hicra", "entropy_reg", "high_entropy", "symmetric", "gated")
 
 
-@dataclass(frozen=True)
+Whole = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Temperature = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
+Seeds = Annotated[tuple[Whole, ...], Field(strict=False, min_length=1)]
+Names = Annotated[tuple[str, ...], Field(strict=False)]
+SeveralNames = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+
+
+@dataclass(frozen=True, config=ConfigDict(strict=True))
 class Profile:
     """Everything that decides a run's numbers, apart from arm and seed.
 
@@ -27,61 +42,86 @@ class Profile:
 
     name: str
     world: str  # printed on the face of every figure
-    base: str  # a folder of data/, a local path, package:NAME (GGUF) or hub:OWNER/NAME@COMMIT
-    problem_set: str  # sandbox, or what hicra.study.problems.problem_sets.read_set takes
+    base: str  # as hicra.study.sources.base takes it
+    problem_set: str | SeveralNames  # as hicra.study.sources.problem_sets takes it
     lexicon: str  # a shipped name or a path
     # rollouts
-    prompts_per_step: int
-    group_size: int
-    max_completion_length: int
-    temperature: float = 1.0  # dynamics are defined at temperature 1 (paper)
+    prompts_per_step: Positive
+    group_size: Annotated[int, Field(ge=2)]  # a lone completion has no advantage
+    max_completion_length: Positive
+    temperature: Temperature = 1.0  # dynamics are defined at temperature 1 (paper)
     # update
-    steps: int = 100
-    learning_rate: float = 1e-4
-    warmup_steps: int = 10
-    adam_beta2: float = 0.99
-    max_grad_norm: float = 1.0
-    epsilon_low: float = 0.2  # (paper)
-    epsilon_high: float = 0.28  # (paper)
-    kl_beta: float = 0.0  # (paper)
+    steps: Positive = 100
+    learning_rate: Number = 1e-4
+    warmup_steps: Whole = 10
+    adam_beta2: ShareBelowOne = 0.99
+    max_grad_norm: Number = 1.0
+    epsilon_low: Number = 0.2  # (paper)
+    epsilon_high: Number = 0.28  # (paper)
+    kl_beta: Number = 0.0  # (paper)
     # HICRA and its comparison arms
-    alpha: float = 0.2  # (paper)
-    high_entropy_share: float = 0.2  # (paper, Table 1)
-    entropy_coef: float = 0.001
+    alpha: ShareBelowOne = 0.2  # (paper)
+    high_entropy_share: Share = 0.2  # (paper, Table 1)
+    entropy_coef: Number = 0.001
     credit_lexicon: str = "same"  # what marks tokens for credit: a lexicon, or "oracle" (true spans)
-    credit_drop: float = 0.0  # share of its grams left out, drawn by the run's seed (paper, Fig. 7)
+    credit_drop: ShareBelowOne = 0.0  # share of its grams left out, drawn by the run's seed (paper, Fig. 7)
     # the policy
     prompt_template: str = "Problem: {problem}\nSolution:"
-    max_prompt_length: int = 160
-    lora_rank: int = 0  # on every linear map, engine.LORA_TARGETS; 0: all weights are trained
-    dtype: str = "float32"
+    max_prompt_length: Positive = 160
+    lora_rank: Whole = 0  # on every linear map, engine.LORA_TARGETS; 0: all weights are trained
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     load_in_4bit: bool = False
     gradient_checkpointing: bool = False  # saves memory, costs about a quarter of a step
-    rows_per_pass: int = 0  # completions a forward and backward pass holds at once; 0: the whole step's
-    processes: int = 1  # of one run, data-parallel; on GPUs one each
+    rows_per_pass: Whole = 0  # completions a forward and backward pass holds at once; 0: the whole step's
+    processes: Positive = 1  # of one run, data-parallel; on GPUs one each
     vllm: bool = False  # rollouts by vLLM inside the trainer; needs a GPU
     # a supervised start on worked solutions, for a model that does not know the answer's format
-    warm_start_steps: int = 0
-    warm_start_learning_rate: float = 2e-4
-    warm_start_batch: int = 16
+    warm_start_steps: Whole = 0
+    warm_start_learning_rate: Number = 2e-4
+    warm_start_batch: Positive = 16
     # evaluation on held-out problems
-    eval_problems: int = 256
-    eval_samples: int = 1
-    eval_every: int = 10
-    eval_temperature: float = 1.0
-    # Scored when a run has ended, and kept out of training; names, or files.
-    benchmarks: tuple[str, ...] = ()
-    benchmark_temperature: float = 0.6  # (paper)
+    eval_problems: Positive = 256
+    eval_samples: Positive = 1
+    eval_every: Positive = 10
+    eval_temperature: Number = 1.0
+    # Scored when a run has ended, and kept out of training; as hicra.study.sources.benchmarks takes them.
+    benchmarks: Names = ()
+    benchmark_temperature: Number = 0.6  # (paper)
     allow_contamination: bool = False  # train on the benchmarks' problems too; then do not report them
     # the study
-    seeds: tuple[int, ...] = (0, 1)
-    lexicon_rollouts: int = 2048
+    seeds: Seeds = (0, 1)
+    lexicon_rollouts: Positive = 2048
     # Decision: chosen on rollouts of seeds 7 and 8, before any run; notebook 01 shows what they move
-    lexicon_clusters: int = 15
-    lexicon_min_df: int = 3
-    checkpoint_every: int = 25
-    rollouts_kept: int = 8  # per step, in the run record
-    report_to: str = ""  # trackio or wandb, where it is installed; the run record is written always
+    lexicon_clusters: Annotated[int, Field(ge=2)] = 15
+    lexicon_min_df: Positive = 3
+    checkpoint_every: Positive = 25
+    rollouts_kept: Whole = 8  # per step, in the run record
+    report_to: Literal["", "trackio", "wandb"] = ""  # where installed; the run record is written always
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        """What a field's type alone does not tell."""
+        if wrong := next(self._contradictions(), ""):
+            raise ValueError(wrong)
+        return self
+
+    def _contradictions(self) -> Iterator[str]:
+        if len(set(self.seeds)) < len(self.seeds):
+            yield f"seeds={list(self.seeds)} name a seed twice; give distinct ones"
+        if "{problem}" not in self.prompt_template:
+            yield f"prompt_template={self.prompt_template!r} has no {{problem}}; put it in"
+        if self.credit_lexicon == sources.ORACLE and self.problem_set != sources.SANDBOX:
+            told = sources.set_title(self.problem_set)
+            yield f"credit_lexicon='oracle': the true spans of {told!r} are unknown; name a lexicon"
+        if self.report_to and importlib.util.find_spec(self.report_to) is None:
+            yield f"report_to={self.report_to!r} is not installed; pip install {self.report_to}"
+        if self.prompts_per_step % self.processes:
+            shared = f"a step's {self.prompts_per_step} prompts"
+            yield f"processes={self.processes} cannot share {shared} evenly; choose a divisor"
+        rows = self.prompts_per_step * self.group_size // self.processes
+        if self.rows_per_pass and rows % self.rows_per_pass:
+            shared = f"a process's {rows} completions a step"
+            yield f"rows_per_pass={self.rows_per_pass} does not divide {shared}; choose a divisor, or 0"
 
     @property
     def max_length(self) -> int:
@@ -95,7 +135,7 @@ class Profile:
 
     def settings(self) -> dict:
         """The profile as JSON-able settings, for manifests."""
-        return {**asdict(self), "seeds": list(self.seeds), "benchmarks": list(self.benchmarks)}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     def overrides(self) -> dict:
         """The fields that differ from the profile of this name, JSON-able: get_profile's arguments."""
@@ -194,57 +234,43 @@ PROFILES = {
 DEFAULTS = {f.name: f.default for f in fields(Profile) if f.default is not MISSING}
 
 
-def _check(profile: Profile, name: str, value) -> None:
-    wanted = type(getattr(profile, name))
-    number = wanted is float and isinstance(value, int) and not isinstance(value, bool)
-    if not (isinstance(value, wanted) and isinstance(value, bool) == (wanted is bool)) and not number:
-        raise HicraError(
-            f"profile override {name}={value!r} is a {type(value).__name__}; give a {wanted.__name__}"
-        )
-    if isinstance(value, int | float) and not value >= 0:
-        raise HicraError(f"profile override {name}={value!r} must not be negative")
+# What a source's name or path becomes where it is given.
+LOCATED = {
+    "problem_set": sources.problem_sets,
+    "benchmarks": sources.benchmarks,
+    "lexicon": sources.lexicon,
+    "credit_lexicon": sources.credit_lexicon,
+    "base": sources.base,
+}
 
 
-def _seeds(value) -> tuple[int, ...]:
-    good = isinstance(value, list | tuple) and len(set(map(str, value))) == len(value) > 0
-    if not good or not all(type(seed) is int and seed >= 0 for seed in value):
-        raise HicraError(f"profile override seeds={value!r}; give a list of distinct seeds, [0, 1]")
-    return tuple(value)
+def get_profile(name: str, given: Mapping | str = MappingProxyType({}), /, **more) -> Profile:
+    """The profile `name` with overrides: fields and values, or a JSON object of them as papermill passes it.
+
+    Files and folders that an override names become absolute paths; shipped names stay names.
+
+        >>> get_profile("sandbox", steps=20, seeds=[0]).overrides()
+        {'steps': 20, 'seeds': [0]}
+
+    Raises HicraError, naming field, value and remedy, for an unknown profile or field, a value of the wrong
+    type or range, values that do not go together, and a file that is not there.
+    """
+    if name not in PROFILES:
+        raise HicraError(f"unknown profile {name!r}; choose one of: {', '.join(PROFILES)}")
+    overrides = _fields(given) | more
+    profile = _changed(PROFILES[name], overrides)
+    located = {key: LOCATED[key](getattr(profile, key)) for key in overrides if key in LOCATED}
+    return replace(profile, **located, world=_world(name, located.get("problem_set", profile.problem_set)))
 
 
-def _names(value) -> tuple[str, ...]:
-    if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
-        raise HicraError(f'profile override benchmarks={value!r}; give a list of names, ["math500"]')
-    return tuple(value)
+def recorded_profile(settings: Mapping, **overrides) -> Profile:
+    """The profile of a run, by the settings in its manifest; `overrides` as get_profile takes them.
 
-
-def _check_together(profile: Profile) -> None:
-    """What a field's type alone does not tell."""
-    if not 0 <= profile.alpha < 1:
-        raise HicraError(f"alpha={profile.alpha} is outside [0, 1); the paper uses 0.2")
-    if "{problem}" not in profile.prompt_template:
-        raise HicraError(f"prompt_template={profile.prompt_template!r} has no {{problem}}; put it in")
-    if profile.credit_lexicon == "oracle" and profile.problem_set != "sandbox":
-        raise HicraError(
-            f"credit_lexicon='oracle': the true spans of {profile.problem_set!r} are unknown; name a lexicon"
-        )
-    if profile.report_to not in LOGGERS:
-        raise HicraError(
-            f"report_to={profile.report_to!r} is unknown; choose one of: {', '.join(LOGGERS[1:])}"
-        )
-    if profile.report_to and importlib.util.find_spec(profile.report_to) is None:
-        raise HicraError(f"report_to={profile.report_to!r} is not installed; pip install {profile.report_to}")
-    if profile.processes < 1 or profile.prompts_per_step % profile.processes:
-        raise HicraError(
-            f"processes={profile.processes} cannot share a step's {profile.prompts_per_step} prompts evenly"
-        )
-    rows = profile.prompts_per_step * profile.group_size // profile.processes
-    if profile.rows_per_pass and rows % profile.rows_per_pass:
-        raise HicraError(
-            f"rows_per_pass={profile.rows_per_pass} does not divide a process's {rows} completions a step"
-        )
-    if profile.group_size < 2:
-        raise HicraError(f"group_size={profile.group_size}: a group needs 2 completions or more")
+    What the run was made from need not be there any more.
+    """
+    name, known = settings["name"], [f.name for f in fields(Profile)]
+    made = _changed(PROFILES[name], {k: v for k, v in settings.items() if k in known}, known)
+    return replace(made, **{key: getattr(get_profile(name, overrides), key) for key in overrides})
 
 
 def _fields(given: Mapping | str) -> dict:
@@ -256,28 +282,33 @@ def _fields(given: Mapping | str) -> dict:
         raise HicraError(f"overrides {given!r} are no JSON object ({error}); give one, {example}") from error
 
 
-def get_profile(name: str, given: Mapping | str = MappingProxyType({}), **more) -> Profile:
-    """The profile `name` with overrides: fields and values, or a JSON object of them as papermill passes it.
-
-    Raises HicraError, naming value and remedy, for an unknown profile, an unknown field, a value of
-    the wrong type, or an `alpha` outside [0, 1).
-    """
-    if name not in PROFILES:
-        raise HicraError(f"unknown profile {name!r}; choose one of: {', '.join(PROFILES)}")
-    profile, overrides = PROFILES[name], _fields(given) | more
-    known = [f.name for f in fields(Profile) if f.name not in ("name", "world")]
-    for key, value in overrides.items():
+def _changed(profile: Profile, overrides: Mapping, known: Sequence[str] = ()) -> Profile:
+    known = known or [f.name for f in fields(Profile) if f.name not in ("name", "world")]
+    for key in overrides:
         if key not in known:
-            raise HicraError(f"unknown profile field {key!r}; the fields are: {', '.join(known)}")
-        if key == "seeds":
-            overrides["seeds"] = _seeds(value)
-        elif key == "benchmarks":
-            overrides["benchmarks"] = _names(value)
-        else:
-            _check(profile, key, value)
-    if overrides.get("problem_set", profile.problem_set) != profile.problem_set:
-        where = Path(overrides["problem_set"]).name
-        overrides["world"] = f"{profile.world.partition(' on ')[0]} on {where}"  # keep the title correct
-    profile = replace(profile, **overrides)
-    _check_together(profile)
-    return profile
+            near = sources.did_you_mean(key, known)
+            raise HicraError(f"unknown profile field {key!r}; {near}the fields are: {', '.join(known)}")
+    try:
+        return replace(profile, **overrides)
+    except ValidationError as error:
+        raise HicraError("; ".join(_reasons(error, overrides))) from error
+
+
+def _reasons(error: ValidationError, given: Mapping) -> list[str]:
+    """What is wrong with each field: its value, and what it should be."""
+    found: dict[str, list[str]] = {}
+    for e in error.errors():
+        name, *inside = e["loc"] or ("",)
+        words = re.sub("^(Input|Tuple) | after validation, not .*", "", e["msg"]).replace("tuple", "list")
+        words = f"each {words}" if inside and type(inside[-1]) is int else words
+        found.setdefault(name, []).append(words if name else str(e["ctx"]["error"]))
+    told = {name: " or ".join(dict.fromkeys(words)) for name, words in found.items()}
+    return [f"{name}={given[name]!r} {words}" if name else words for name, words in told.items()]
+
+
+def _world(name: str, problem_set: str | tuple[str, ...]) -> str:
+    """What the figures of a profile's runs say of their model and data."""
+    own = PROFILES[name]
+    if problem_set == own.problem_set:
+        return own.world
+    return f"{own.world.partition(' on ')[0]} on {sources.set_title(problem_set)}"

@@ -1,6 +1,6 @@
 """Survival at full size, as one table: `make soak`.
 
-python -m tests.benchmarks.soak --only kills fuzz hostile throughput callers memory --hours 2
+python -m tests.benchmarks.soak --only kills endings fuzz hostile throughput callers memory --hours 2
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,8 +32,9 @@ from hicra.study.launch import start
 from hicra.study.problems.grading import grade
 from hicra.study.profiles import get_profile
 from hicra.study.record.run_folder import RECORDS, RunFolder
+from hicra.study.training.plan import plan_run
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 FUZZ_SCALE = 130  # times the 1,600 cases of `make test`
 SMALL = {
     "steps": 10,
@@ -82,7 +84,7 @@ def kills(options) -> Iterator[Row]:
 
 
 def _finish(profile, run: RunFolder) -> None:
-    if start(profile, "hicra", 0, run.path).wait():
+    if start(plan_run(profile, "hicra", 0), run.path).wait():
         raise RuntimeError((run.path / "log.txt").read_text()[-2000:])
 
 
@@ -92,7 +94,7 @@ def _killed(profile, run: RunFolder, mode: str, rng: random.Random) -> bool:
         return _out_of_space(profile, run, rng)
     before = _state(run.path, mode)
     moment = time.monotonic() + rng.uniform(8, 30)
-    process = start(profile, "hicra", 0, run.path)
+    process = start(plan_run(profile, "hicra", 0), run.path)
     while process.poll() is None:
         if mode == MODES[0] and time.monotonic() >= moment:
             break
@@ -109,7 +111,7 @@ def _killed(profile, run: RunFolder, mode: str, rng: random.Random) -> bool:
 
 def _out_of_space(profile, run: RunFolder, rng: random.Random) -> bool:
     """No file may grow beyond a size that only checkpoints reach: writing one fails half way."""
-    process = start(profile, "hicra", 0, run.path)
+    process = start(plan_run(profile, "hicra", 0), run.path)
     limit = rng.randrange(200_000, 5_000_000)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit, limit))
     return process.wait() != 0
@@ -133,6 +135,40 @@ def numbers(run: RunFolder) -> dict:
         rows = {name: [{k: r[k] for k in SURE if k in r} for r in found] for name, found in rows.items()}
         weights = list(weights)
     return {**rows, "weights": weights, "settings": run.manifest()["settings"]}
+
+
+# --- endings of shared runs ------------------------------------------------------------------------
+
+
+def endings(options) -> Iterator[Row]:
+    """Runs of two processes end, beside a load on every core: the end alone, and whole runs."""
+    profile = get_profile("sandbox", **{**SMALL, "steps": 2}, processes=2)
+    with tempfile.TemporaryDirectory() as temporary, _load():
+        alone = ending(options.endings)
+        runs = [RunFolder(Path(temporary) / str(i)) for i in range(options.endings // 20)]
+        whole = sum(not start(plan_run(profile, "hicra", 0), r.path).wait() and r.finished for r in runs)
+    yield Row(
+        "ends of two processes, under load", f"{alone} of {options.endings}", "all", alone == options.endings
+    )
+    yield Row("whole runs of two processes, under load", f"{whole} of {len(runs)}", "all", whole == len(runs))
+
+
+@contextmanager
+def _load() -> Iterator[None]:
+    """Every core busy with something else."""
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
+    try:
+        yield
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+
+
+def ending(times: int) -> int:
+    """How many of so many pairs of processes end (tests/ending.py)."""
+    command = [sys.executable, "-m", "tests.ending", str(times)]
+    return int(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
 
 
 # --- model text ------------------------------------------------------------------------------------
@@ -271,7 +307,7 @@ def memory(options) -> Iterator[Row]:
     profile = get_profile("sandbox", steps=6000, eval_every=50)
     settle, sizes = 600.0 * min(1.0, options.hours), []
     with tempfile.TemporaryDirectory() as temporary:
-        process = start(profile, "hicra", 0, Path(temporary) / "run")
+        process = start(plan_run(profile, "hicra", 0), Path(temporary) / "run")
         began, parent = time.monotonic(), psutil.Process(process.pid)
         while time.monotonic() - began < 3600 * options.hours and process.poll() is None:
             time.sleep(5)
@@ -299,7 +335,7 @@ def _resident(process: psutil.Process) -> int:
         return 0
 
 
-PARTS = {f.__name__: f for f in (kills, fuzz, hostile, throughput, callers, memory)}
+PARTS = {f.__name__: f for f in (kills, endings, fuzz, hostile, throughput, callers, memory)}
 
 
 def main() -> None:
@@ -307,6 +343,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--verdicts", type=int, default=100_000, help="of many callers")
+    parser.add_argument("--endings", type=int, default=200)
     parser.add_argument("--hours", type=float, default=2.0)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

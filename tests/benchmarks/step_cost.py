@@ -23,10 +23,11 @@ from transformers import TrainerCallback
 from trl import GRPOTrainer
 
 from hicra import Lexicon, PlanningTagger
-from hicra.files import data_path
+from hicra.files import data_root
 from hicra.study.problems.grading import grade
 from hicra.study.profiles import get_profile
-from hicra.study.training.run import grpo_config, training_rows
+from hicra.study.training.plan import plan_run
+from hicra.study.training.run import grpo_config
 from hicra.trainer import HicraMixin
 
 
@@ -53,7 +54,7 @@ def verified(completions, answer, **_) -> list[float]:
 
 def round_of(trainer_class, lexicon: Lexicon, profile, seed: int) -> list[float]:
     """Seconds of each step of one short run."""
-    model, tokenizer = unsloth_models.load_policy(data_path(profile.base), lora_rank=0, seed=seed)
+    model, tokenizer = unsloth_models.load_policy(data_root() / profile.base, lora_rank=0, seed=seed)
     extra = {}
     if trainer_class is HicraTrainer:
         extra = {"planning_tagger": PlanningTagger(lexicon, tokenizer), "alpha": profile.alpha}
@@ -63,7 +64,7 @@ def round_of(trainer_class, lexicon: Lexicon, profile, seed: int) -> list[float]
             model=model,
             processing_class=tokenizer,
             args=grpo_config(profile, "grpo", seed, Path(folder)),
-            train_dataset=Dataset.from_list(training_rows(profile, seed)),
+            train_dataset=Dataset.from_list([task.row() for task in plan_run(profile, "grpo", seed).tasks]),
             reward_funcs=verified,
             callbacks=[watch],
             **extra,

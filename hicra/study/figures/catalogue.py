@@ -14,9 +14,9 @@ from typing import NamedTuple
 import pandas as pd
 from matplotlib.figure import Figure
 
-from hicra.files import data_path
+from hicra.files import study_data
 from hicra.study.figures import arm_comparisons, training_curves
-from hicra.study.record.run_folder import RunError, RunFolder
+from hicra.study.record.run_folder import RunError, RunFolder, run_folders
 from hicra.study.record.run_tables import Study, load_study, measured_with_parts
 from hicra.study.verdicts.run_quantities import quantities
 
@@ -48,17 +48,20 @@ class Experiments(NamedTuple):
         return tuple(arm for arm in self.arms if not arm.startswith("weak"))
 
     def runs_of(self, arm: str) -> list[RunFolder]:
-        return [run for run in self.runs if run.path.name.startswith(f"{arm}-seed")]
+        return [run for run in self.runs if run.condition == arm]
 
 
-def load_experiments(records: Path | str, order: Sequence[str]) -> Experiments:
-    """All finished runs in `records`, arms in the given order. RunError where there are none."""
-    runs = [RunFolder(p.parent) for p in sorted(data_path(records).glob("*-seed*/manifest.json"))]
-    runs = [run for run in runs if run.finished]
+def load_experiments(records: Path | str = "", order: Sequence[str] = ()) -> Experiments:
+    """All finished runs in `records`, or the committed ones, arms in the given order.
+
+    Raises RunError where there are none.
+    """
+    records = Path(records) if records else study_data("experiments")
+    runs = [run for run in run_folders(records) if run.finished]
     if not runs:
         raise RunError(f"no finished run in {records}; make them with `make experiments`")
     place = {name: i for i, name in enumerate(order)}
-    runs.sort(key=lambda run: (place.get(run.path.name.rpartition("-seed")[0], len(place)), run.path.name))
+    runs.sort(key=lambda run: (place.get(run.condition, len(place)), run.path.name))
     study = load_study(runs)
     return Experiments(study, quantities(study.steps, study.evals), tuple(runs))
 

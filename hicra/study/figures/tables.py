@@ -64,7 +64,7 @@ def learning_table(runs: Sequence[RunFolder], baseline: str = "grpo") -> pd.Data
     """
     ends, rows = {}, []
     for run in runs:
-        arm, seed = run.path.name.rsplit("-seed")
+        arm, seed = run.condition, run.seed
         before, *_, after = (np.divide(e["right"], e["n"] / len(e["right"])) for e in run.read("evals.jsonl"))
         ends[arm, seed] = after  # (P,), shares of a problem's samples
         shown = {"before": before, "after": after, "gain": after - before}
@@ -82,7 +82,7 @@ def strategic_table(runs: Sequence[RunFolder]) -> pd.DataFrame:
 
     The paper asked people; their answers stand beside ours, which are exact and need nobody.
     """
-    plain = [run for run in runs if run.path.name.startswith("grpo-seed")]
+    plain = [run for run in runs if run.condition == "grpo"]
     texts = [row["completion"] for run in plain for row in run.read("rollouts.jsonl")]
     lexicons = {run.manifest()["settings"]["lexicon"] for run in plain}
     tables = [judged_by_truth(Lexicon.load(name), texts, true_spans) for name in sorted(lexicons)]

@@ -13,10 +13,14 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+import platformdirs
+
 from hicra.errors import HicraError, MissingError
-from hicra.files import canonical, data_path, sha256
+from hicra.files import canonical, data_root, sha256
+from hicra.lexicon.corpus import HUB
 from hicra.study.problems.prompts import worked_rows
 from hicra.study.profiles import Profile
+from hicra.study.sources import PACKAGE
 
 WARM_START = ("base", "prompt_template", "warm_start_steps", "warm_start_learning_rate", "warm_start_batch")
 WARM_START += ("max_length", "problem_set")  # longer solutions are cut
@@ -25,15 +29,18 @@ RANK = 16  # of the warm start's adapter, which is merged into the weights
 
 
 def cache_root() -> Path:
-    """HICRA_CACHE, else `hicra` in the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("HICRA_CACHE") or Path(base) / "hicra")
+    """HICRA_CACHE, else `hicra` in the user's cache folder. HicraError where it is not an absolute path."""
+    given = os.environ.get("HICRA_CACHE")
+    root = Path(given) if given else platformdirs.user_cache_path("hicra")
+    if not root.is_absolute():
+        raise HicraError(f"HICRA_CACHE={given!r} is another folder for every process; give an absolute path")
+    return root
 
 
 def base_folder(profile: Profile) -> Path:
     """The model folder from which the profile's runs start; made or fetched first where it must be.
 
-    Raises FileNotFoundError for a package or folder that is not there, ValueError for a model on the Hub
+    Raises MissingError for a package that is not there, HicraError for a model on the Hub
     without its commit.
     """
     if profile.warm_start_steps:
@@ -45,11 +52,11 @@ def base_folder(profile: Profile) -> Path:
             _warm_start(profile, out)
             unsloth_models.free_gpu()
         return out
-    if profile.base.startswith("package:"):
-        return _unpacked(profile.base.removeprefix("package:"))
-    if profile.base.startswith("hub:"):
-        return _from_hub(profile.base.removeprefix("hub:"))
-    return data_path(profile.base)
+    if profile.base.startswith(PACKAGE):
+        return _unpacked(profile.base.removeprefix(PACKAGE))
+    if profile.base.startswith(HUB):
+        return _from_hub(profile.base.removeprefix(HUB))
+    return data_root() / profile.base  # a path of the user's own is absolute, and stays as it is
 
 
 def load_base(profile: Profile, *, lora_rank: int, seed: int, vllm: bool = False):

@@ -20,7 +20,7 @@ from hicra.errors import HicraError, MissingError
 from hicra.files import write_atomic
 from hicra.study.problems.grading import grade
 from hicra.study.problems.prompts import benchmark_tasks
-from hicra.study.profiles import Profile, get_profile
+from hicra.study.profiles import Profile, recorded_profile
 from hicra.study.record.run_folder import RunError, RunFolder
 
 RESULTS = "benchmarks.json"
@@ -76,9 +76,7 @@ def score_run(folder: Path | str, *, use_vllm: bool, **overrides) -> pd.DataFram
     if use_vllm and importlib.util.find_spec("vllm") is None:
         raise MissingError("vLLM is not installed; `make vllm` adds its CPU build, or leave out --vllm")
     settings = run.manifest()["settings"]
-    names = [name for name in get_profile(settings["name"]).settings() if name in settings]
-    own = {name: settings[name] for name in names if name not in ("name", "world")}
-    profile = get_profile(settings["name"], **{**own, **overrides})
+    profile = recorded_profile(settings, **overrides)
     sets = benchmark_tasks(profile)
     if not sets:
         raise HicraError(f"{run.path} names no benchmark; give some with overrides, benchmarks")

@@ -70,7 +70,7 @@ def model_card(run: RunFolder) -> str:
         arm=settings["arm"],
         world=manifest["world"],
         change="" if settings["arm"] == "grpo" else f", with the credit of the arm `{settings['arm']}`",
-        settings="\n".join(f"| {name} | {settings[name]} |" for name in SHOWN),
+        settings="\n".join(f"| {name} | {_shown(settings[name])} |" for name in SHOWN),
         before=evals[0]["accuracy"],
         after=evals[-1]["accuracy"],
         steps=settings["steps"],
@@ -80,6 +80,12 @@ def model_card(run: RunFolder) -> str:
         loading=ADAPTER.format(base=_base(settings)) if adapter else PLAIN,
         serving="takes the base with `--lora-modules NAME=this folder`" if adapter else "takes the folder",
     )
+
+
+def _shown(value) -> str:
+    """A setting without the folders of this machine."""
+    parts = value if isinstance(value, list) else [value]
+    return "+".join(Path(part).name if os.path.isabs(str(part)) else str(part) for part in parts)
 
 
 def _base(settings: dict) -> str:

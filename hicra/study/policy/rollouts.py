@@ -18,6 +18,7 @@ from hicra.study.problems.grading import grade
 from hicra.study.problems.prompts import training_tasks
 from hicra.study.problems.sandbox_truth import true_spans
 from hicra.study.profiles import Profile
+from hicra.study.sources import SANDBOX, set_title
 
 
 class Rollout(NamedTuple):
@@ -53,7 +54,8 @@ def lexicon_of(rollouts: Sequence[Rollout], profile: Profile, name: str, seed: i
         seed=seed,
         name=name,
         source=(
-            f"correct solutions by {profile.base} of {len(rollouts)} {profile.problem_set} problems; "
+            f"correct solutions by {profile.base} of {len(rollouts)} "
+            f"{set_title(profile.problem_set)} problems; "
             "made by this project, Apache-2.0"
         ),
     )
@@ -64,7 +66,7 @@ def score_on_true_spans(lexicon: Lexicon, rollouts: Sequence[Rollout], profile: 
 
     Not a number where the problem set is another: nobody knows its true spans.
     """
-    if profile.problem_set != "sandbox":
+    if profile.problem_set != SANDBOX:
         return TokenScore(math.nan, math.nan, math.nan, marked=0, true=0)
     from transformers import AutoTokenizer
 

@@ -12,11 +12,11 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-import yaml
-
 from hicra.boxed import extract_boxed
 from hicra.errors import HicraError
-from hicra.files import data_path, iter_jsonl
+from hicra.files import iter_jsonl
+from hicra.lexicon.corpus import HUB
+from hicra.study.sources import problem_set_records, set_parts
 from hicra.words import fold
 
 _SIGNIFICANT = re.compile(r"[^\W_]|[-+*/=<>^!|%]|(?<=[0-9])\.(?=[0-9])")
@@ -145,26 +145,26 @@ class NamedSet(NamedTuple):
 @cache
 def named_sets() -> dict[str, NamedSet]:
     """Every set of `data/problem_sets.yaml`, by name."""
-    rows = yaml.safe_load(data_path("problem_sets.yaml").read_text())
-    return {name: NamedSet(**row) for name, row in rows.items()}
+    return {name: NamedSet(**row) for name, row in problem_set_records().items()}
 
 
-def read_set(source: str) -> list[Problem]:
-    """The problems of a named set, a JSON Lines file, or hub:OWNER/NAME@COMMIT:SPLIT; "+" joins several.
+def read_set(source: str | Sequence[str]) -> list[Problem]:
+    """The problems of a named set, a JSON Lines file, hub:OWNER/NAME@COMMIT:SPLIT, or a list of these.
 
-    Raises ProblemError for a name that is not in the list, and what read_jsonl and from_hub raise.
+    "+" joins names that ship. Raises ProblemError for a name that is not in the list, and what read_jsonl and
+    from_hub raise.
     """
-    return [problem for part in source.split("+") for problem in _read(part)]
+    return [problem for part in set_parts(source) for problem in _read(part)]
 
 
 def _read(source: str) -> list[Problem]:
-    if source.startswith("hub:"):
-        name, _, rest = source.removeprefix("hub:").partition("@")
+    if source.startswith(HUB):
+        name, _, rest = source.removeprefix(HUB).partition("@")
         revision, _, part = rest.partition(":")
         return from_hub(name, revision, part or "train")
-    if Path(source).exists():
-        return list(read_jsonl(source))
     found = named_sets().get(source)
+    if found is None and Path(source).exists():
+        return list(read_jsonl(source))
     if found is None:
         raise ProblemError(
             f"there is no file {source}, and no set of that name; the names are: {', '.join(named_sets())}"
@@ -184,7 +184,8 @@ def _read(source: str) -> list[Problem]:
 
 def set_name(source: str) -> str:
     """What a set is called in tables: its name, or its file's."""
-    return Path(source).name.partition(".")[0] if Path(source).exists() else source
+    named = source in named_sets() or source.startswith(HUB)
+    return source if named else Path(source).name.partition(".")[0]
 
 
 def samples_of(source: str) -> int:

@@ -19,6 +19,7 @@ from hicra.study.problems.problem_sets import Problem, read_set, samples_of, set
 from hicra.study.problems.sandbox import SandboxProblem, is_held_out, problems, worked_solution
 from hicra.study.problems.sandbox_truth import Failure, explain_failure
 from hicra.study.profiles import Profile
+from hicra.study.sources import SANDBOX, set_title
 
 
 class Task(NamedTuple):
@@ -34,9 +35,15 @@ class Task(NamedTuple):
         return {"prompt": self.prompt, "answer": self.answer, "problem": world}
 
 
+def problem_of_row(column: str) -> SandboxProblem:
+    """The sandbox problem that a row's column `problem` holds."""
+    world = json.loads(column)
+    return SandboxProblem(**{**world, "numbers": tuple(world["numbers"])})
+
+
 def training_tasks(profile: Profile, n: int, seed: int) -> list[Task]:
     """`n` training tasks in the order in which the seed's runs see them; they may recur."""
-    if profile.problem_set == "sandbox":
+    if profile.problem_set == SANDBOX:
         chosen = problems(n, seed)
         assert not any(map(is_held_out, chosen))
         return [_task(profile, p) for p in chosen]
@@ -45,7 +52,7 @@ def training_tasks(profile: Profile, n: int, seed: int) -> list[Task]:
 
 def held_out_tasks(profile: Profile) -> list[Task]:
     """The profile's fixed evaluation tasks: the same for every arm and seed, never trained on."""
-    if profile.problem_set == "sandbox":
+    if profile.problem_set == SANDBOX:
         return [_task(profile, p) for p in problems(profile.eval_problems, 0, held_out=True)]
     return [_task(profile, p) for p in _split(profile)[1]]
 
@@ -59,7 +66,7 @@ def benchmark_tasks(profile: Profile) -> dict[str, tuple[list[Task], int]]:
 
 
 def fitting(tasks: Sequence[Task], tokenizer, longest: int) -> list[Task]:
-    """The tasks whose prompts have at most `longest` tokens. Raises ValueError where none has."""
+    """The tasks whose prompts have at most `longest` tokens. Raises HicraError where none has."""
     lengths = map(len, tokenizer([task.prompt for task in tasks])["input_ids"])
     found = [task for task, length in zip(tasks, lengths, strict=True) if length <= longest]
     if not found:
@@ -81,16 +88,16 @@ def worked_pairs(n: int, seed: int) -> list[tuple[SandboxProblem, str]]:
 def worked_rows(profile: Profile, n: int) -> list[dict[str, str]]:
     """`n` training prompts of the profile with worked solutions as completions, for a warm start.
 
-    Raises ValueError for a problem set without solutions.
+    Raises HicraError for a problem set without solutions.
     """
-    if profile.problem_set == "sandbox":
+    if profile.problem_set == SANDBOX:
         pairs = [(p.problem, text) for p, text in worked_pairs(n, seed=0)]
     else:
         solved = [p for p in _split(profile)[0] if p.solution]
         if not solved:
             raise HicraError(
-                f"{profile.problem_set} has no worked solutions to warm start on; give its records a field "
-                "`solution`, or set warm_start_steps to 0"
+                f"{set_title(profile.problem_set)} has no worked solutions to warm start on; give its "
+                "records a field `solution`, or set warm_start_steps to 0"
             )
         chosen = _cycled(solved, n, "worked-0")
         pairs = [(p.problem, boxed_solution(p)) for p in chosen]
@@ -113,7 +120,7 @@ def _cycled(problems: Sequence[Problem], n: int, seed: str) -> list[Problem]:
 
 def explainer(profile: Profile) -> Callable[[Task, str], Failure | None] | None:
     """What labels a failed completion of a task, or None where the problem set has no exact labels."""
-    if profile.problem_set != "sandbox":
+    if profile.problem_set != SANDBOX:
         return None
     return lambda task, completion: explain_failure(task.world, completion)
 
@@ -123,19 +130,24 @@ def _task(profile: Profile, problem: SandboxProblem | Problem) -> Task:
     return Task(prompt_text(profile, problem.problem), problem.answer, world)
 
 
-@cache
 def _split(profile: Profile) -> tuple[list[Problem], list[Problem]]:
     return split(clean_problems(profile)[0], profile.eval_problems, seed=0)
 
 
-@cache
 def clean_problems(profile: Profile) -> tuple[list[Problem], Report | None]:
     """The profile's problems without those of its benchmarks, and what was removed.
 
     The report is None where the profile names no benchmark. Raises ProblemError where nothing is left.
     """
-    problems = read_set(profile.problem_set)
-    if not profile.benchmarks:
+    return _clean(profile.problem_set, profile.benchmarks, profile.allow_contamination)
+
+
+@cache
+def _clean(
+    problem_set: str | tuple[str, ...], names: tuple[str, ...], allow: bool
+) -> tuple[list[Problem], Report | None]:
+    problems = read_set(problem_set)
+    if not names:
         return problems, None
-    benchmarks = {set_name(source): read_set(source) for source in profile.benchmarks}
-    return refuse_contaminated(problems, benchmarks, allow=profile.allow_contamination)
+    benchmarks = {set_name(name): read_set(name) for name in names}
+    return refuse_contaminated(problems, benchmarks, allow=allow)

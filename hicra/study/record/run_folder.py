@@ -2,7 +2,7 @@
 
 A run record is what figures are made from. It needs no model to be read:
 
-    manifest.json      settings, seeds, versions, hashes of lexicon, data and base; state of the run
+    manifest.json      condition, settings, versions, hashes of lexicon, data and base; state of the run
     steps.jsonl        sufficient statistics of each step's rollouts (their meaning: dynamics/step_table.py)
     evals.jsonl        held-out accuracy and length
     rollouts.jsonl     a sample of rollouts with per-token values
@@ -12,7 +12,6 @@ The last three grow line by line while the run goes on and are compressed (.gz) 
 
 from __future__ import annotations
 
-import fcntl
 import gzip
 import json
 import os
@@ -21,6 +20,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
+
+from filelock import FileLock, Timeout
 
 from hicra.errors import HicraError
 from hicra.files import canonical, file_sha256, folder_sha256, write_atomic
@@ -62,6 +63,19 @@ class RunFolder:
             raise RunError(f"{self.path} holds no run record; train the run first (make study)")
         return read_json(self.manifest_path)
 
+    @property
+    def condition(self) -> str:
+        """What tables and figures call the run's arm: an arm with settings of its own has its own name."""
+        manifest = self.manifest()
+        if "condition" not in manifest:
+            like = f'"condition": "{manifest["settings"]["arm"]}"'
+            raise RunError(f"{self.manifest_path} names no condition, being of an older version; add {like}")
+        return manifest["condition"]
+
+    @property
+    def seed(self) -> int:
+        return self.manifest()["settings"]["seed"]
+
     def check(self, settings: dict, defaults: Mapping = MappingProxyType({})) -> None:
         """RunError for a folder made with other settings; writes nothing.
 
@@ -76,13 +90,16 @@ class RunFolder:
                 "choose another folder, or delete this one to run anew"
             )
 
-    def open(self, settings: dict, defaults: Mapping = MappingProxyType({}), **context) -> None:
-        """Start or continue the run. Raises RunError as `check` does."""
+    def open(
+        self, settings: dict, defaults: Mapping = MappingProxyType({}), *, condition: str, **context
+    ) -> None:
+        """Start or continue the run of a condition. Raises RunError as `check` does."""
         self.check(settings, defaults)
-        if self.manifest_path.exists():
-            return
-        manifest = {"format": FORMAT, "settings": settings, **context, "state": "running"}
-        self._write_manifest(manifest)
+        if not self.manifest_path.exists():
+            begun = {"format": FORMAT, "settings": settings, **context, "state": "running"}
+            self._write_manifest({"condition": condition, **begun})
+        elif "condition" not in self.manifest():  # begun by an older version
+            self._write_manifest({"condition": condition, **self.manifest()})
 
     def same(self, name: str, value: str) -> None:
         """RunError where the manifest holds another `name`; one from before it was kept may go on."""
@@ -104,19 +121,20 @@ class RunFolder:
     def lock(self) -> Iterator[None]:
         """Keep other writers out; the lock goes with the process, however it ends. Raises RunError."""
         self.path.mkdir(parents=True, exist_ok=True)
-        with open(self.path / ".lock", "w") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise RunError(
-                    f"another process is writing {self.path}; wait for it, or end it first"
-                ) from error
-            except OSError as error:  # some network drives have no locks
-                warnings.warn(
-                    f"{self.path} cannot be locked ({error}); see to it that no other process writes there",
-                    stacklevel=3,
-                )
+        lock = FileLock(self.path / ".lock", blocking=False)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise RunError(f"another process is writing {self.path}; wait for it, or end it first") from error
+        except (OSError, NotImplementedError) as error:  # some network drives have no locks
+            warnings.warn(
+                f"{self.path} cannot be locked ({error}); see to it that no other process writes there",
+                stacklevel=3,
+            )
+        try:
             yield
+        finally:
+            lock.release()
 
     def add_notice(self, text: str) -> None:
         """Put a remark about the run into its manifest; status lines show it."""
@@ -199,6 +217,11 @@ class RunFolder:
         if file_sha256(path) != wanted[name]:
             raise RunError(f"{path} was changed after the run (its checksum differs); rerun it")
         return [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+
+
+def run_folders(root: Path | str) -> list[RunFolder]:
+    """The runs in a folder, by their folders' names."""
+    return [RunFolder(path.parent) for path in sorted(Path(root).glob("*/manifest.json"))]
 
 
 class Follower(RunFolder):

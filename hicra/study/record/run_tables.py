@@ -11,7 +11,7 @@ import pandas as pd
 from hicra.dynamics.entropy import shannon_entropy
 from hicra.dynamics.step_table import matched_sizes, summarise, summarise_evals
 from hicra.lexicon.lexicon import Lexicon
-from hicra.study.record.run_folder import RunError, RunFolder
+from hicra.study.record.run_folder import RunError, RunFolder, run_folders
 
 
 class Study(NamedTuple):
@@ -22,15 +22,14 @@ class Study(NamedTuple):
     world: str
 
 
-def finished_runs(root: Path | str, arms: Sequence[str]) -> list[RunFolder]:
-    """The finished runs of `arms` under `root`; RunError names an arm that has none."""
-    found = []
-    for arm in arms:
-        runs = [RunFolder(p.parent) for p in Path(root).glob(f"{arm}-seed*/manifest.json")]
-        done = [run for run in runs if run.finished]
-        if not done:
-            raise RunError(f"no finished run of {arm!r} in {root}; run its notebook first")
-        found += sorted(done, key=lambda run: run.manifest()["settings"]["seed"])
+def finished_runs(root: Path | str, conditions: Sequence[str]) -> list[RunFolder]:
+    """The finished runs of `conditions` under `root`; RunError names a condition that has none."""
+    done, found = [run for run in run_folders(root) if run.finished], []
+    for condition in conditions:
+        own = [run for run in done if run.condition == condition]
+        if not own:
+            raise RunError(f"no finished run of {condition!r} in {root}; run its notebook first")
+        found += sorted(own, key=lambda run: run.seed)
     return found
 
 
@@ -48,9 +47,8 @@ def load_study(runs: Sequence[RunFolder]) -> Study:
     records = [run.read("steps.jsonl") for run in runs]
     sizes = matched_sizes(*records)
     steps, evals = [], []
-    for run, manifest, rows in zip(runs, manifests, records, strict=True):
-        # A condition is an arm with settings of its own; the folder bears its name.
-        who = {"arm": run.path.name.rpartition("-seed")[0], "seed": manifest["settings"]["seed"]}
+    for run, rows in zip(runs, records, strict=True):
+        who = {"arm": run.condition, "seed": run.seed}
         steps.append(summarise(rows, clusters, sizes=sizes).assign(**who))
         evals.append(summarise_evals(run.read("evals.jsonl")).assign(**who))
     return Study(
@@ -70,7 +68,7 @@ def measured_with_parts(runs: Sequence[RunFolder], share: float, draws: int) -> 
     lexicons = [whole, *(whole.drop(share, draw) for draw in range(1, draws + 1))]
     rows = []
     for run in runs:
-        seed, record = run.manifest()["settings"]["seed"], run.read("steps.jsonl")
+        seed, record = run.seed, run.read("steps.jsonl")
         for draw, kept in enumerate(set(lexicon.grams) for lexicon in lexicons):
             entropies = [shannon_entropy(n for g, n in row["grams"].items() if g in kept) for row in record]
             for row, bits in zip(record, entropies, strict=True):

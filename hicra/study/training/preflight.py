@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import NamedTuple
 
 from hicra.study.policy.base_models import base_folder, load_base
@@ -24,9 +23,11 @@ from hicra.lexicon.lexicon import Lexicon
 from hicra.study.problems.grading import grade
 from hicra.study.problems.prompts import clean_problems, fitting, training_tasks
 from hicra.study.profiles import Profile
+from hicra.study.sources import SANDBOX, set_title
 from hicra.study.training.estimates import CARDS, memory_bytes, step_seconds
-from hicra.study.training.run import PACKAGES
+from hicra.study.training.settings import PACKAGES
 
+LOCK = PACKAGE.parent / "requirements" / "lock.txt"
 SAMPLED = 32  # rollouts
 PROMPTS = 1024  # looked at for their length
 GB = 1e9
@@ -51,7 +52,7 @@ class Check(NamedTuple):
 def preflight(profile: Profile) -> list[Check]:
     """Every check, in order; the ones that need the model come last.
 
-    Raises ValueError with what was found and what to change, where the machine is not ready.
+    Raises HicraError with what was found and what to change, where the machine is not ready.
     """
     checks = [check_versions(), check_device(profile)]
     _refuse(profile, checks)  # before anything is fetched
@@ -68,9 +69,9 @@ def _refuse(profile: Profile, checks: list[Check]) -> None:
         raise HicraError(f"not ready for {profile.name}. " + " ".join(wrong))
 
 
-def check_versions(lock: Path = PACKAGE.parent / "requirements" / "lock.txt") -> Check:
+def check_versions() -> Check:
     """Installed packages against the lock; torch is pinned beside it."""
-    files = [path for path in (lock, lock.with_name("pins.in")) if path.exists()]
+    files = [path for path in (LOCK, LOCK.with_name("pins.in")) if path.exists()]
     if not files:
         return Check("versions", "no lock beside the package; not compared")
     lines = [line for path in files for line in path.read_text().splitlines() if "==" in line]
@@ -114,11 +115,11 @@ def check_device(profile: Profile) -> Check:
 
 def check_problems(profile: Profile) -> Check:
     """Training problems that stand in a benchmark are left out; how many."""
-    if profile.problem_set == "sandbox":
+    if profile.problem_set == SANDBOX:
         return Check("problems", "made by the sandbox; held-out ones differ in their numbers")
     problems, report = clean_problems(profile)
     removed = str(report).splitlines()[0] if report else "no benchmark named to check against"
-    return Check("problems", f"{len(problems)} in {profile.problem_set}; {removed}")
+    return Check("problems", f"{len(problems)} in {set_title(profile.problem_set)}; {removed}")
 
 
 def check_gold(profile: Profile) -> Check:

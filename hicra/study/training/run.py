@@ -1,12 +1,11 @@
-"""One run: profile, arm and seed in, a finished run folder out.
+"""One run: its plan in, a finished run folder out.
 
-Called in a process of its own (`python -m hicra train`), one thread each, so that a run's numbers do
-not depend on what else the machine does, and several runs share the cores.
+Called in a process of its own, one thread each, so that a run's numbers do not depend on what else the
+machine does, and several runs share the cores.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable
@@ -17,76 +16,15 @@ from pathlib import Path
 from hicra.study.policy.base_models import base_folder, load_base
 from hicra.study.policy.model_card import model_card
 
-from hicra.errors import HicraError
-from hicra.files import data_path, folder_sha256, sha256, write_atomic
-from hicra.lexicon.lexicon import Lexicon
-from hicra.study.problems.prompts import Task, explainer, fitting, held_out_tasks, training_tasks
-from hicra.study.problems.sandbox import SandboxProblem
+from hicra.files import folder_sha256
+from hicra.study.problems.prompts import explainer, fitting, held_out_tasks, problem_of_row
 from hicra.study.problems.sandbox_truth import explain_failure, true_spans
-from hicra.study.profiles import ARMS, DEFAULTS, Profile
+from hicra.study.profiles import DEFAULTS, Profile
 from hicra.study.record import checkpoints
 from hicra.study.record.run_folder import Follower, RunError, RunFolder
-
-PACKAGES = ("torch", "transformers", "trl", "unsloth", "numpy")
-# Settings that change a run's cost or keeping, not its numbers.
-# Benchmarks act through the problems that are left, whose hash counts.
-NOT_DECISIVE = (
-    "seeds",
-    "checkpoint_every",
-    "rollouts_kept",
-    "gradient_checkpointing",
-    "benchmarks",
-    "benchmark_temperature",
-    "allow_contamination",
-    "report_to",
-)
-LEXICON = ("lexicon_rollouts", "lexicon_clusters", "lexicon_min_df")  # the lexicon's hash counts
-
-
-def explain_row(row: dict, completion: str):
-    """`explain_failure` for a problem as it stands in a data set's column."""
-    return explain_failure(SandboxProblem(**{**row, "numbers": tuple(row["numbers"])}), completion)
-
-
-def training_rows(profile: Profile, seed: int) -> list[dict]:
-    """The run's prompts in order; the seed decides them, so arms of one seed see the same."""
-    return [task.row() for task in _run_tasks(profile, seed)]
-
-
-def _run_tasks(profile: Profile, seed: int) -> list[Task]:
-    return training_tasks(profile, profile.steps * profile.prompts_per_step, seed)
-
-
-def _base_sha256(profile: Profile) -> str:
-    """Of the weights where they are the study's own; what is made or fetched is known by its name."""
-    folder = data_path(profile.base)
-    return folder_sha256(folder, "*.safetensors") if folder.exists() else sha256(profile.base)
-
-
-def credit_lexicon(profile: Profile, seed: int) -> Lexicon | None:
-    """The lexicon that marks tokens for credit; None for the oracle, which knows the true spans."""
-    if profile.credit_lexicon == "oracle":
-        return None
-    same = profile.credit_lexicon == "same"
-    lexicon = Lexicon.load(profile.lexicon if same else profile.credit_lexicon)
-    return lexicon.drop(profile.credit_drop, seed) if profile.credit_drop else lexicon
-
-
-def run_settings(profile: Profile, arm: str, seed: int) -> dict:
-    """What decides the run's numbers; a folder made with other settings is refused."""
-    if arm not in ARMS:
-        raise HicraError(f"unknown arm {arm!r}; choose one of: {', '.join(ARMS)}")
-    credited = credit_lexicon(profile, seed)
-    kept = {k: v for k, v in profile.settings().items() if k not in NOT_DECISIVE + LEXICON}
-    return {
-        **kept,
-        "arm": arm,
-        "seed": seed,
-        "lexicon_sha256": Lexicon.load(profile.lexicon).sha256,
-        "credit_sha256": credited.sha256 if credited else "oracle",
-        "base_sha256": _base_sha256(profile),
-        "prompts_sha256": sha256(json.dumps(training_rows(profile, seed))),
-    }
+from hicra.study.training.plan import RunPlan
+from hicra.study.training.process import certain_end
+from hicra.study.training.settings import PACKAGES
 
 
 def grpo_config(profile: Profile, arm: str, seed: int, out: Path):
@@ -138,63 +76,119 @@ def grpo_config(profile: Profile, arm: str, seed: int, out: Path):
     )
 
 
-def train(profile: Profile, arm: str, seed: int, folder: Path | str) -> RunFolder:
-    """Train one arm and seed into `folder`, resuming from its last checkpoint where there is one.
+def train(plan: RunPlan, folder: Path | str) -> RunFolder:
+    """Make the planned run in `folder`, going on from its last checkpoint where there is one.
 
-    A finished run made with the same settings is returned as it is. Raises RunError for a folder
-    made with other settings or being written by another process, ValueError for an unknown arm; all
-    before anything is written.
+    A finished run made with the same settings is returned as it is. Raises RunError for a folder made with
+    other settings or being written by another process, before anything is written. A process that shares
+    the run with others (torch's WORLD_SIZE) does not return: it ends here.
     """
+    run = _own_share(plan.profile, folder)
+    plan.check(run)
+    if run.finished:
+        return run
+    with run.lock(), certain_end(shared=plan.profile.processes > 1):
+        weights = folder_sha256(base_folder(plan.profile), "*.safetensors")
+        run.open(
+            plan.settings,
+            DEFAULTS,
+            condition=plan.condition,
+            base_weights_sha256=weights,
+            versions={p: version(p) for p in PACKAGES},
+            world=plan.profile.world,
+        )
+        run.same("base_weights_sha256", weights)
+        started = time.monotonic()
+        trainer = _make_trainer(plan, run)
+        checkpoint = checkpoints.last_checkpoint(run.path / "checkpoints")
+        run.rewind(checkpoints.step_of(checkpoint) if checkpoint else 0)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        _finish(trainer, run, time.monotonic() - started)
+    return run
+
+
+def _own_share(profile: Profile, folder: Path | str) -> RunFolder:
+    """The run's folder, as this process may use it. RunError for another number of processes than planned."""
     world, rank = (int(os.environ.get(name, one)) for name, one in (("WORLD_SIZE", "1"), ("RANK", "0")))
     if world != profile.processes:
         raise RunError(
             f"{world} processes were started for a run with processes={profile.processes}; "
             "start runs by hicra.study.launch or notebooks, or set processes"
         )
-    run = RunFolder(folder) if rank == 0 else Follower(folder)
-    settings = run_settings(profile, arm, seed)
-    run.check(settings, DEFAULTS)
-    if run.finished:
-        return run
-    with run.lock():
-        weights = folder_sha256(base_folder(profile), "*.safetensors")
-        run.open(
-            settings,
-            DEFAULTS,
-            base_weights_sha256=weights,
-            versions={p: version(p) for p in PACKAGES},
-            world=profile.world,
-        )
-        run.same("base_weights_sha256", weights)
-        started = time.monotonic()
-        trainer = _make_trainer(profile, arm, seed, run)
-        checkpoint = checkpoints.last_checkpoint(run.path / "checkpoints")
-        run.rewind(checkpoints.step_of(checkpoint) if checkpoint else 0)
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        trainer.save_model(str(run.path / "policy"))
-        if rank == 0:
-            write_atomic(run.path / "policy" / "README.md", model_card(run))
-        run.finish(
-            wall_seconds=round(time.monotonic() - started, 1),
-            policy_sha256=folder_sha256(run.path / "policy", "*.safetensors"),
-            precision={name: getattr(trainer.args, name) for name in ("bf16", "fp16")},
-        )
-        trainer.accelerator.wait_for_everyone()  # a process group left to the exit may abort one of them
-        trainer.accelerator.end_training()
-    return run
+    return RunFolder(folder) if rank == 0 else Follower(folder)
 
 
-def _taggers(profile: Profile, seed: int, tokenizer) -> dict:
-    """What marks tokens for credit, and what marks them for the record."""
+def _finish(trainer, run: RunFolder, seconds: float) -> None:
+    """Write the policy and its card, and close the record."""
+    trainer.save_model(str(run.path / "policy"))
+    if trainer.is_world_process_zero():
+        run.keep("policy/README.md", model_card(run))
+    run.finish(
+        wall_seconds=round(seconds, 1),
+        policy_sha256=folder_sha256(run.path / "policy", "*.safetensors"),
+        precision={name: getattr(trainer.args, name) for name in ("bf16", "fp16")},
+    )
+    trainer.accelerator.wait_for_everyone()  # the first to end must not take a message with it
+
+
+def _make_trainer(plan: RunPlan, run: RunFolder):
+    from datasets import Dataset
+    from trl import GRPOTrainer
+
+    from hicra.dynamics.token_statistics import token_statistics
+    from hicra.planning.tagger import PlanningTagger
+    from hicra.study.training.recorder import Recorder
+    from hicra.study.training.reward import VerifiedAnswer
+    from hicra.study.training.study_trainer import RecordCallback, SealCallback, StudyMixin
+
+    profile, seed = plan.profile, plan.seed
+    model, tokenizer = load_base(profile, lora_rank=profile.lora_rank, seed=seed, vllm=profile.vllm)
+    recorder = Recorder(run)
+    score = _evaluation(profile, seed, model, tokenizer)
+    StudyTrainer = type("StudyTrainer", (StudyMixin, GRPOTrainer), {})
+    return StudyTrainer(
+        model=model,
+        processing_class=tokenizer,
+        args=grpo_config(profile, plan.arm, seed, run.path / "checkpoints"),
+        train_dataset=Dataset.from_list(_short_rows(plan, tokenizer, run)),
+        callbacks=[RecordCallback(recorder, score, profile.eval_every), SealCallback()],
+        plan=plan,
+        planning_tagger=_credit_tagger(plan, tokenizer),
+        observed_tagger=PlanningTagger(plan.observed, tokenizer),
+        statistics=partial(
+            token_statistics, temperature=profile.temperature, rows=profile.rows_per_pass or 64
+        ),
+        reward=VerifiedAnswer(
+            group_size=profile.group_size,
+            end=tokenizer.eos_token_id,
+            prefilled_think=profile.prefilled_think,
+            explain=_explain if explainer(profile) else None,
+        ),
+        recorder=recorder,
+    )
+
+
+def _credit_tagger(plan: RunPlan, tokenizer):
+    """What marks tokens for credit."""
     from hicra.planning.tagger import PlanningTagger, SpanTagger
 
-    credited = credit_lexicon(profile, seed)
-    if credited is None:
-        oracle = SpanTagger(lambda text: [span[:2] for span in true_spans(text)], tokenizer)
-    return {
-        "planning_tagger": PlanningTagger(credited, tokenizer) if credited else oracle,
-        "observed_tagger": PlanningTagger(Lexicon.load(profile.lexicon), tokenizer),
-    }
+    if plan.credited:
+        return PlanningTagger(plan.credited, tokenizer)
+    return SpanTagger(lambda text: [span[:2] for span in true_spans(text)], tokenizer)
+
+
+def _explain(problem: str, completion: str) -> str:
+    """The kind of a failure, by a row's column `problem`."""
+    return explain_failure(problem_of_row(problem), completion).kind
+
+
+def _short_rows(plan: RunPlan, tokenizer, run: RunFolder) -> list[dict]:
+    """The run's prompts without those that are too long, which the manifest counts."""
+    longest = plan.profile.max_prompt_length
+    short = fitting(plan.tasks, tokenizer, longest)
+    if left_out := len(plan.tasks) - len(short):
+        run.add_notice(f"{left_out} prompts over max_prompt_length={longest} left out")
+    return [task.row() for task in short]
 
 
 def _evaluation(profile: Profile, seed: int, model, tokenizer) -> Callable[[], dict]:
@@ -217,51 +211,4 @@ def _evaluation(profile: Profile, seed: int, model, tokenizer) -> Callable[[], d
         prefilled_think=profile.prefilled_think,
         explain=explainer(profile),
         length=lambda text: len(tokenizer(text)["input_ids"]),
-    )
-
-
-def _short_rows(profile: Profile, seed: int, tokenizer, run: RunFolder) -> list[dict]:
-    """The run's prompts without those that are too long, which the manifest counts."""
-    tasks = _run_tasks(profile, seed)
-    short = fitting(tasks, tokenizer, profile.max_prompt_length)
-    if left_out := len(tasks) - len(short):
-        run.add_notice(f"{left_out} prompts over max_prompt_length={profile.max_prompt_length} left out")
-    return [task.row() for task in short]
-
-
-def _make_trainer(profile: Profile, arm: str, seed: int, run: RunFolder):
-    from datasets import Dataset
-    from trl import GRPOTrainer
-
-    from hicra.dynamics.token_statistics import token_statistics
-    from hicra.study.training.recorder import Recorder
-    from hicra.study.training.study_trainer import RecordCallback, SealCallback, StudyMixin
-
-    model, tokenizer = load_base(profile, lora_rank=profile.lora_rank, seed=seed, vllm=profile.vllm)
-    rows = _short_rows(profile, seed, tokenizer, run)
-    recorder = Recorder(
-        run,
-        lexicon=Lexicon.load(profile.lexicon),
-        tokenizer=tokenizer,
-        temperature=profile.temperature,
-        prefilled_think=profile.prefilled_think,
-        statistics=partial(token_statistics, rows=profile.rows_per_pass or 64),
-        explain=explain_row if explainer(profile) else None,
-        group_size=profile.group_size,
-        rollouts_kept=profile.rollouts_kept,
-    )
-    score = _evaluation(profile, seed, model, tokenizer)
-    StudyTrainer = type("StudyTrainer", (StudyMixin, GRPOTrainer), {})
-    return StudyTrainer(
-        model=model,
-        processing_class=tokenizer,
-        args=grpo_config(profile, arm, seed, run.path / "checkpoints"),
-        train_dataset=Dataset.from_list(rows),
-        reward_funcs=recorder,
-        callbacks=[RecordCallback(recorder, score, profile.eval_every), SealCallback()],
-        alpha=profile.alpha,
-        arm=arm,
-        high_entropy_share=profile.high_entropy_share,
-        recorder=recorder,
-        **_taggers(profile, seed, tokenizer),
     )

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import gather_object
 from torch import Tensor
 from transformers import TrainerCallback
 
 from hicra.credit import credit
 from hicra.planning.tagger import PlanningTagger
 from hicra.study.record.checkpoints import seal
+from hicra.study.training.guard import unchanged
+from hicra.study.training.plan import RunPlan
 from hicra.study.training.recorder import Recorder
+from hicra.study.training.reward import VerifiedAnswer
+from hicra.study.training.step_row import Tokens, add_rows, rollout_rows, step_row
 from hicra.trainer import HicraMixin
 
 PLAIN = ("grpo", "entropy_reg")  # arms whose advantages are GRPO's
@@ -29,39 +35,56 @@ class StudyMixin(HicraMixin):
     def __init__(
         self,
         *args,
-        arm: str,
-        high_entropy_share: float,
+        plan: RunPlan,
         observed_tagger: PlanningTagger,
+        statistics: Callable[..., tuple[Tensor, Tensor]],
+        reward: VerifiedAnswer,
         recorder: Recorder,
         **kwargs,
     ):
-        super().__init__(*args, **kwargs)
-        self.arm, self.high_entropy_share = arm, high_entropy_share
-        self.observed_tagger, self.recorder = observed_tagger, recorder
+        super().__init__(*args, reward_funcs=reward, alpha=plan.profile.alpha, **kwargs)
+        self.plan, self.observed_tagger, self.statistics = plan, observed_tagger, statistics
+        self.reward, self.recorder = reward, recorder
 
     def credit(self, batch: dict[str, Tensor]) -> Tensor:
         credited = self.planning_tagger(batch["completion_ids"], batch["completion_mask"])  # (B, T)
         planning = self.observed_tagger(batch["completion_ids"], batch["completion_mask"])  # (B, T)
-        logps, entropies = self.recorder.score(self.model, batch)  # (B, T), (B, T)
+        logps, entropies = self.statistics(self.model, batch)  # (B, T), (B, T)
         everywhere = partial(_from_all, self.accelerator)  # the top share is one of all processes' tokens
         advantages = credit(
             # Entropy Regularization is GRPO with TRL's own bonus in the loss.
-            "grpo" if self.arm in PLAIN else self.arm,
+            "grpo" if self.plan.arm in PLAIN else self.plan.arm,
             everywhere(batch["advantages"]),  # (W * B,), W processes
             planning_mask=everywhere(credited),
             entropies=everywhere(entropies),
             completion_mask=everywhere(batch["completion_mask"].bool()),
-            rewards=everywhere(self.recorder.rewards.to(batch["advantages"])),  # (W * B,)
+            rewards=everywhere(self.reward.graded.rewards.to(batch["advantages"])),  # (W * B,)
             group_size=self.num_generations,
             alpha=self.alpha,
-            high_entropy_share=self.high_entropy_share,
+            high_entropy_share=self.plan.profile.high_entropy_share,
         )  # (W * B, longest T)
         first, width = self.accelerator.process_index * len(credited), credited.shape[1]
         advantages = advantages[first : first + len(credited), :width]  # (B, T)
-        self.recorder.observe(self.state.global_step, batch, planning, logps, entropies, advantages)
-        if self.state.global_step == 0 and self.arm not in PLAIN and self.alpha > 0:
-            self.recorder.warn_if_unchanged(self.arm)
+        tokens = Tokens(
+            batch["completion_ids"],
+            batch["completion_mask"].bool(),
+            planning,
+            logps,
+            entropies,
+            plain=batch["advantages"],
+            credited=advantages,
+        )
+        self._record(tokens)
         return advantages
+
+    def _record(self, tokens: Tokens) -> None:
+        """The step's rollouts, of all processes in the row, of the first one in the sample that is kept."""
+        step, graded, plan = self.state.global_step, self.reward.graded, self.plan
+        own = step_row(step, graded, tokens, lexicon=plan.observed, group_size=self.num_generations)
+        row = add_rows(gather_object([own]))
+        kept = rollout_rows(step, graded, tokens, self.processing_class, plan.profile.rollouts_kept)
+        changes = step == 0 and plan.arm not in PLAIN and self.alpha > 0
+        self.recorder.open_step(row, graded, kept, unchanged(row, plan.arm) if changes else "")
 
 
 def _from_all(accelerator, values: Tensor) -> Tensor:

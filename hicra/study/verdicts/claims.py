@@ -12,7 +12,7 @@ import yaml
 from scipy import stats
 
 from hicra.errors import HicraError
-from hicra.files import data_path
+from hicra.files import data_root
 from hicra.study.verdicts.intervals import interval
 from hicra.study.verdicts.run_quantities import unit
 
@@ -33,13 +33,16 @@ class Claims(NamedTuple):
     afterwards: tuple[dict, ...] = ()
 
 
-def load_claims(path: Path | str) -> Claims:
-    """A claims file, or the study's own by its name.
+def load_claims(path: Path | str = "") -> Claims:
+    """A claims file, or the study's own.
 
     Raises ClaimError for an unknown rule, a missing field or an id given twice.
     """
+    path = Path(path) if path else data_root() / "claims.yaml"
+    if not path.is_file():
+        raise ClaimError(f"there is no claims file {path}; name one like data/claims.yaml")
     try:
-        record = yaml.safe_load(data_path(path).read_text())
+        record = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
         raise ClaimError(f"{path} is not YAML ({' '.join(str(error).split())}); restore it") from error
     if not isinstance(record, dict) or not {"claims", "seeds"} <= set(record):

@@ -21,7 +21,7 @@ from sklearn.metrics import cohen_kappa_score
 
 from hicra.errors import HicraError
 from hicra.study.problems.prompts import training_tasks
-from hicra.study.profiles import get_profile
+from hicra.study.profiles import recorded_profile
 from hicra.study.record.run_folder import RunFolder
 
 CAUSES = {
@@ -153,7 +153,7 @@ def judge_records(folders: Sequence[Path], *, model: str, base_url: str) -> str:
     for folder in folders:
         run = RunFolder(folder)
         settings = run.manifest()["settings"]
-        profile = get_profile(settings["name"], problem_set=settings["problem_set"])
+        profile = recorded_profile(settings)
         n = settings["steps"] * settings["prompts_per_step"]
         answers = {task.prompt: task.answer for task in training_tasks(profile, n, settings["seed"])}
         for row in run.read("rollouts.jsonl"):

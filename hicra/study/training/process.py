@@ -1,0 +1,85 @@
+"""A process of a run: it ends with the process that asked for it, and those that share a run end for certain.
+
+`python -m hicra.study.training.process JSON` is what hicra.study.launch starts, by itself or, where several
+processes share the run, by torch's launcher.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+
+from hicra.errors import HicraError
+
+WATCH_SECONDS = 1.0
+
+
+def main() -> None:
+    """Make the run that the command line's JSON names (see hicra.study.launch.start)."""
+    asked = json.loads(sys.argv[1])
+    end_with(asked["launcher"])  # before the imports, which take seconds
+    from hicra.study.profiles import get_profile
+    from hicra.study.training.plan import plan_run
+    from hicra.study.training.run import train
+
+    try:
+        profile = get_profile(asked["profile"], asked["overrides"])
+        train(plan_run(profile, asked["arm"], asked["seed"], asked["condition"]), asked["folder"])
+    except HicraError as error:
+        sys.exit(f"hicra: {error}")
+
+
+def end_with(launcher: int) -> None:
+    """End this process when the process `launcher` has ended, however that came, or its own parent has.
+
+    Polled, which every system allows: a process that was killed, or lost its terminal, cannot tell anyone.
+    """
+    threading.Thread(target=_watch, args=(launcher, os.getppid()), daemon=True).start()
+
+
+def _watch(launcher: int, parent: int) -> None:
+    try:
+        asking = psutil.Process(launcher)  # knows it from a later process with its number
+        while asking.is_running() and asking.status() != psutil.STATUS_ZOMBIE and os.getppid() == parent:
+            time.sleep(WATCH_SECONDS)
+    except psutil.NoSuchProcess:
+        pass
+    print("hicra: the process that started this run has ended, so it ends too", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+@contextmanager
+def certain_end(shared: bool) -> Iterator[None]:
+    """Where processes share a run, end this one when the `with` does, without running destructors.
+
+    A DDP reducer's destructor may join gloo's worker thread while it holds the interpreter's lock, for which
+    that thread waits to release the tensor of a barrier: neither goes on. Everything is on disk by then.
+    """
+    if not shared:
+        yield
+        return
+    code = 1
+    try:
+        yield
+        code = 0
+    except HicraError as error:
+        print(f"hicra: {error}", file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+    atexit._run_exitfuncs()  # loggers send what they hold, workers are ended
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

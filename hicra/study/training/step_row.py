@@ -1,0 +1,123 @@
+"""A step's rollouts -> its row of steps.jsonl: the sufficient statistics that dynamics/step_table.py reads.
+
+Sums and counts are kept, not means, so that any later definition can be computed from them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from hicra.credit import top_share
+from hicra.lexicon.lexicon import Lexicon
+from hicra.planning.trace_page import HIGH_ENTROPY
+from hicra.study.training.reward import Graded
+from hicra.words import segments
+
+FOLLOWING = 3  # words of the procedural n-gram that follows a Strategic Gram
+
+
+class Tokens(NamedTuple):
+    """The completion tokens of a step, B completions of T tokens with padding."""
+
+    ids: Tensor  # (B, T)
+    done: Tensor  # (B, T) bool, False on padding
+    planning: Tensor  # (B, T) bool, by the lexicon of the record
+    logps: Tensor  # (B, T)
+    entropies: Tensor  # (B, T) nats
+    plain: Tensor  # (B,) GRPO's advantages
+    credited: Tensor  # (B, T) advantages that are trained on
+
+
+def step_row(step: int, graded: Graded, tokens: Tokens, *, lexicon: Lexicon, group_size: int) -> dict:
+    """The row that describes the rollouts which the policy sampled after `step` updates."""
+    done, planning = tokens.done, tokens.planning  # (B, T), (B, T)
+    high = top_share(tokens.entropies, done, HIGH_ENTROPY)  # (B, T)
+    changed = (tokens.credited != tokens.plain[:, None]) & done  # (B, T)
+    grams, followers = gram_counts(graded.texts, lexicon)
+    nll, entropy = class_sums(-tokens.logps, planning, done), class_sums(tokens.entropies, planning, done)
+    groups = graded.rewards.view(-1, group_size)  # (B/G, G)
+    return {
+        "step": step,
+        "n_completions": len(graded.texts),
+        "n_groups": len(groups),
+        "n_zero_variance_groups": int((groups.std(1, correction=0) == 0).sum()),
+        "n_solved_groups": int((groups > 0).any(1).sum()),
+        "n_clipped": graded.ended.count(False),
+        "n_no_planning": int((~planning.any(1)).sum()),
+        "n_credit_changed": int(changed.sum()),
+        "length_sum": int(done.sum()),
+        "reward_sum": graded.rewards.sum().item(),
+        "reasons": dict(Counter(graded.reasons)),
+        "errors": None if graded.errors is None else dict(Counter(filter(None, graded.errors))),
+        "n_planning": int(planning.sum()),
+        "n_execution": int((done & ~planning).sum()),
+        "n_high_entropy": int(high.sum()),
+        "n_high_entropy_planning": int((high & planning).sum()),
+        "grams": grams,
+        "followers": followers,
+        **{f"nll_{k}": v for k, v in nll.items()},
+        **{f"entropy_{k}": v for k, v in entropy.items()},
+    }
+
+
+def add_rows(rows: Sequence[dict]) -> dict:
+    """One row of a step from its shares, a process each: sums and counts add, also inside of them."""
+    total = dict(rows[0])
+    for row in rows[1:]:
+        for name, value in row.items():
+            if isinstance(value, dict):
+                total[name] = add_rows([total[name], value]) if name in total else value
+            elif value is not None and name != "step":
+                total[name] = total.get(name, 0) + value
+    return total
+
+
+def gram_counts(texts: Sequence[str], lexicon: Lexicon) -> tuple[dict[str, int], dict[str, dict[str, int]]]:
+    """Occurrences of each SG, and of the procedural n-gram that follows it, over `texts`.
+
+    A follower is the next three words after an occurrence that ends its planning span: words inside
+    another occurrence are not procedural.
+    """
+    grams, followers = Counter(), defaultdict(Counter)
+    for text in texts:
+        matches = lexicon.find(text)
+        grams.update(m.gram for m in matches)
+        words = [w for segment in segments(text) for w in segment]
+        for match in matches:
+            after = [w for w in words if w.start >= match.end][:FOLLOWING]
+            if after and not any(m.start < after[0].end and m.end > after[0].start for m in matches):
+                followers[match.gram][" ".join(w.text for w in after)] += 1
+    return dict(grams), {g: dict(c) for g, c in followers.items()}
+
+
+def class_sums(values: Tensor, planning: Tensor, completion: Tensor) -> dict[str, float]:
+    """Sums of per-token `values` (B, T) over planning and execution tokens."""
+    values = values.double()
+    return {
+        "planning": values[planning].sum().item(),
+        "execution": values[completion & ~planning].sum().item(),
+    }
+
+
+def rollout_rows(step: int, graded: Graded, tokens: Tokens, tokenizer, n: int) -> list[dict]:
+    """The first `n` rollouts of a step with per-token values, for the viewer."""
+    rows = []
+    for i in range(min(n, len(tokens.ids))):
+        own = tokens.done[i]  # (T,)
+        row = {
+            "step": step,
+            "prompt": graded.prompts[i],
+            "completion": graded.texts[i],
+            "reason": graded.reasons[i],
+            "error": graded.errors[i] if graded.errors else None,
+            "tokens": [tokenizer.decode([t]) for t in tokens.ids[i, own].tolist()],
+            "planning": tokens.planning[i, own].int().tolist(),
+            "logp": [round(v, 4) for v in tokens.logps[i, own].tolist()],
+            "entropy": [round(v, 4) for v in tokens.entropies[i, own].tolist()],
+        }
+        rows.append(row)
+    return rows
