@@ -15,7 +15,7 @@ METHOD = {
     "words": "",
     "files": "errors",
     "boxed": "",
-    "credit": "",
+    "credit": "errors",
     "lexicon": "boxed errors files words",
     "planning": "errors files lexicon words",
     "dynamics": "errors files lexicon words",
