@@ -5,7 +5,7 @@ The plug-in entropy grows with the number of occurrences; `rarefied_entropy` com
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
@@ -48,18 +48,26 @@ def rarefied_entropy(counts: Iterable[int], m: int) -> float:
     frequencies = _counts(counts)
     n = int(frequencies.sum())
     if not 1 <= m <= n:
-        raise ValueError(f"m={m} must lie in 1..{n}, the number of occurrences")
+        raise HicraError(f"m={m} must lie in 1..{n}, the number of occurrences")
+    term, total = rarefied_term(n, m), 0.0
+    for c, grams in zip(*np.unique(frequencies, return_counts=True), strict=True):
+        total += grams * term(c)
+    return float(total)
+
+
+def rarefied_term(n: int, m: int) -> Callable[[int], float]:
+    """What a gram with `c` of `n` occurrences adds to the entropy expected of `m`: a function of c, in bits."""
     log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])  # (n + 1,)
 
     def log_choose(a: int, b: np.ndarray | int) -> np.ndarray:
         return log_factorial[a] - log_factorial[b] - log_factorial[a - b]
 
-    total = 0.0
-    for c, grams in zip(*np.unique(frequencies, return_counts=True), strict=True):
+    def term(c: int) -> float:
         k = np.arange(max(1, m - (n - c)), min(c, m) + 1)  # possible sightings of such a gram
         chance = np.exp(log_choose(c, k) + log_choose(n - c, m - k) - log_choose(n, m))
-        total += grams * (chance * k / m * np.log2(m / k)).sum()
-    return float(total)
+        return (chance * k / m * np.log2(m / k)).sum()
+
+    return term
 
 
 def conditional_entropy(followers: Mapping[str, Mapping[str, int]]) -> float:

@@ -5,6 +5,7 @@ characters -> words, each a 64-bit hash -> grams, by a trie over word ids.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -41,33 +42,44 @@ class Trie:
 
     def _build(self, paths: list[list[int]], n_ids: int) -> None:
         edges: dict[int, int] = {}  # node * n_ids + word id -> node; the root is node 0
-        ends = set()
-        for path in paths:
+        ends = {}
+        for gram, path in enumerate(paths):
             node = 0
             for word in path:
                 node = edges.setdefault(node * n_ids + word, 1 + len(edges))
-            ends.add(node)
+            ends[node] = gram
         self._n_ids, self._depth = n_ids, max(map(len, paths))
         self._keys = np.array([*sorted(edges), np.iinfo(np.int64).max])
         self._targets = np.array([edges[key] for key in self._keys[:-1].tolist()])
-        self._is_end = np.isin(np.arange(1 + len(edges)), list(ends))
+        self._gram = np.array([ends.get(node, -1) for node in range(1 + len(edges))])
         self._first = np.array([edges.get(word, 0) for word in range(n_ids)])
 
     def longest(self, words: Words) -> np.ndarray:
         """(W,) words in the longest gram that starts at each word, 0 where none does."""
+        longest = np.zeros(words.code.size, np.int64)
+        for depth, at, _ in self._walk(words):
+            longest[at] = depth
+        return longest
+
+    def matches(self, words: Words) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Every occurrence of every gram, (M,) each: first word, words, and which gram it is."""
+        found = [(at, np.full(at.size, depth), grams) for depth, at, grams in self._walk(words)]
+        return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
+
+    def _walk(self, words: Words) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """For each length: the words at which a gram of that length starts, and which gram."""
         place = np.searchsorted(self._codes, words.code).clip(max=self._codes.size - 1)  # (W,)
         ids = np.where(self._codes[place] == words.code, place + 1, 0)  # (W,)
         following = np.pad(np.where(words.cut, 0, ids), (0, self._depth))  # a cut fits no gram
-        longest = np.zeros(ids.size, np.int64)
         node = self._first[ids]
         at, node = np.flatnonzero(node), node[node > 0]
         for depth in range(1, self._depth + 1):
-            longest[at[self._is_end[node]]] = depth
+            is_end = self._gram[node] >= 0
+            yield depth, at[is_end], self._gram[node[is_end]]
             key = node * self._n_ids + following[at + depth]
             place = np.searchsorted(self._keys, key)
             alive = (following[at + depth] > 0) & (self._keys[place] == key)
             at, node = at[alive], self._targets[place[alive]]
-        return longest
 
 
 def decode(data: bytes) -> tuple[np.ndarray, np.ndarray]:
