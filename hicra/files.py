@@ -10,18 +10,18 @@ import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import BinaryIO, NoReturn
 
-from hicra.errors import HicraError, MissingError
+from hicra.errors import HicraError, MissingError, MissingExtraError
 
 PACKAGE = Path(__file__).parent
+GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 AS_JSONL = "write it as JSON Lines, for example by pandas: frame.to_json(path, orient='records', lines=True)"
 # How files of other kinds start, what they are, and what would be right.
 OTHER_FORMATS = (
     (b"PAR1", "a parquet file", AS_JSONL),
     (b"ARROW1", "an Arrow file", AS_JSONL),
     (b"PK\x03\x04", "a zip archive or a spreadsheet", "unpack it, or export it as JSON Lines"),
-    (b"\x28\xb5\x2f\xfd", "compressed by zstd", "unpack it, or compress it by gzip"),
     (b"BZh", "compressed by bzip2", "unpack it, or compress it by gzip"),
     (b"\xfd7zXZ", "compressed by xz", "unpack it, or compress it by gzip"),
     (b"SQLite", "an SQLite database", "export the table as JSON Lines"),
@@ -107,7 +107,7 @@ def iter_jsonl(path: Path | str) -> Iterator[tuple[int, dict]]:
     """(line number from 1, object) for each line of the file; blank lines are passed over.
 
     The file is read as it is consumed, so memory holds one line. A name that ends in .gz or content
-    that starts like gzip is unpacked; a byte order mark is passed over. Raises MissingError, or JsonlError
+    that starts like gzip or zstd is unpacked; a byte order mark is passed over. Raises MissingError, or JsonlError
     for another kind of file, truncated or damaged gzip, invalid UTF-8, bad JSON (NaN and Infinity too), a
     line that is not an object, text that is not valid Unicode, and a file without any object.
     """
@@ -122,18 +122,31 @@ def iter_jsonl(path: Path | str) -> Iterator[tuple[int, dict]]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    head = _head(path)
+    _head(path)
     number = 0
     try:
-        with (
-            gzip.open(path) if path.suffix == ".gz" or head[:2] == b"\x1f\x8b" else open(path, "rb") as stream
-        ):
+        with unpacked(path) as stream:
             for line in stream:
                 number += 1
                 yield number, line
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        why = f"the gzip data are truncated or damaged ({error}); fetch or write the file again"
+    except (EOFError, OSError, zlib.error) as error:
+        why = f"the compressed data are truncated or damaged ({error}); fetch or write the file again"
         raise JsonlError(f"{path}, after line {number}: {why}") from error
+
+
+def unpacked(path: Path | str) -> BinaryIO:
+    """A file's content as a binary stream; what starts like gzip or zstd is unpacked, whatever its name."""
+    with open(path, "rb") as stream:
+        head = stream.read(4)
+    if head[:2] == GZIP or str(path).endswith(".gz"):
+        return gzip.open(path)
+    if head != ZSTD:
+        return open(path, "rb")
+    try:
+        import pyarrow
+    except ImportError as error:
+        raise MissingExtraError(f"reading {path}", "pyarrow", "measure") from error
+    return pyarrow.CompressedInputStream(open(path, "rb"), "zstd")  # noqa: SIM115 (closed with it)
 
 
 def _head(path: Path) -> bytes:
