@@ -11,8 +11,9 @@ _HOME = {
     "PlanningTagger": "hicra.planning.tagger",
     "build_lexicon": "hicra.lexicon.build",
     "hicra_advantages": "hicra.credit",
+    "measure": "hicra.dynamics.measure",
 }
-__all__ = ["Lexicon", "PlanningTagger", "build_lexicon", "hicra_advantages"]
+__all__ = ["Lexicon", "PlanningTagger", "build_lexicon", "hicra_advantages", "measure"]
 
 
 def __getattr__(name: str):

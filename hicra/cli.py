@@ -350,6 +350,57 @@ Sources = typer.Option(metavar="SOURCE", help="JSON Lines files, hub:OWNER/NAME,
 
 
 @app.command()
+def measure(
+    rollouts: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="ROLLOUTS...",
+            help="Folders, JSON Lines, CSV or parquet files, or hub:OWNER/NAME@COMMIT; NAME=PATH names a run.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for tables and report.", callback=_folder)],
+    lexicon: Annotated[str, typer.Option(help="A shipped name or a file.")] = "listing1",
+    text_field: Annotated[str | None, typer.Option(help="Field of the completion.")] = None,
+    step_field: Annotated[str | None, typer.Option(help="Field of the training step.")] = None,
+    problem_field: Annotated[str | None, typer.Option(help="Field of the problem or prompt.")] = None,
+    reward_field: Annotated[str | None, typer.Option(help="Field of the reward.")] = None,
+    correct_field: Annotated[str | None, typer.Option(help="Field that says what is right.")] = None,
+    run_field: Annotated[str | None, typer.Option(help="Field of the run.")] = None,
+    correct_above: Annotated[
+        float | None, typer.Option(help="A completion is right where its reward is above this.")
+    ] = None,
+    every: Annotated[int, typer.Option(min=1, help="Steps pooled into one.")] = 1,
+    before: Annotated[
+        tuple[int, int] | None,
+        typer.Option(metavar="FIRST LAST", help="Steps compared; the first quarter if not given."),
+    ] = None,
+    after: Annotated[
+        tuple[int, int] | None,
+        typer.Option(metavar="FIRST LAST", help="Steps compared; the last quarter if not given."),
+    ] = None,
+) -> None:
+    """Measure Strategic Grams in any run's rollouts."""
+    from hicra.dynamics.measure import measure as run
+    from hicra.dynamics.readers import Fields
+
+    names = (text_field, step_field, problem_field, reward_field, correct_field, run_field)
+    found = run(
+        rollouts,
+        lexicon,
+        fields=Fields(*names, correct_above),
+        every=every,
+        before=before,
+        after=after,
+        progress=_every(10, status=bool),
+    )
+    written = found.save(out)
+    for note in found.notes:
+        print(note)
+    print(found.changes.round(4).to_string(index=False))
+    print(f"{len(written)} files in {out}; open {out / 'report.html'}")
+
+
+@app.command()
 def lexicon(
     solutions: Annotated[list[str], Sources],
     out: Annotated[Path, typer.Option(help="The lexicon's file.", callback=_file)],
@@ -462,14 +513,14 @@ def cards() -> None:
 # --- the program -----------------------------------------------------------------------------------
 
 
-def _every(seconds: float) -> Callable[[str], None]:
+def _every(seconds: float, status: Callable[[str], bool] = lambda line: "/" in line) -> Callable[[str], None]:
     """Print a line unless it is a status line that follows another too soon."""
     last = -math.inf
 
     def report(line: str) -> None:
         nonlocal last
         now = time.monotonic()
-        if "/" not in line or now - last >= seconds:
+        if not status(line) or now - last >= seconds:
             print(line, flush=True)
             last = now
 

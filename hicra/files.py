@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import gzip
 import hashlib
+import io
 import json
 import os
 import zlib
@@ -146,7 +147,7 @@ def unpacked(path: Path | str) -> BinaryIO:
         import pyarrow
     except ImportError as error:
         raise MissingExtraError(f"reading {path}", "pyarrow", "measure") from error
-    return pyarrow.CompressedInputStream(open(path, "rb"), "zstd")  # noqa: SIM115 (closed with it)
+    return io.BufferedReader(pyarrow.CompressedInputStream(open(path, "rb"), "zstd"))  # noqa: SIM115
 
 
 def _head(path: Path) -> bytes:

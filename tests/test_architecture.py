@@ -18,7 +18,7 @@ METHOD = {
     "credit": "errors",
     "lexicon": "boxed errors files words",
     "planning": "errors files lexicon words",
-    "dynamics": "errors files lexicon words",
+    "dynamics": "errors files lexicon planning words",
     "trainer": "credit planning",
 }
 STUDY = {

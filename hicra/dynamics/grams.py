@@ -63,7 +63,9 @@ def success_strata(sample: Sample) -> pd.DataFrame:
     problem, gram = np.divmod(keys, sample.n_grams)
     one, hit = np.bincount(pair).astype(float), np.bincount(pair, right[rollout])  # (S,)
     none, miss = n[problem] - one, solved[problem] - hit  # (S,)
-    table = pd.DataFrame({"gram": gram, "problem": sample.problems[problem], "weight": one * none / n[problem]})
+    table = pd.DataFrame(
+        {"gram": gram, "problem": sample.problems[problem], "weight": one * none / n[problem]}
+    )
     table["with_it"] = table["weight"] * hit / one
     table["without_it"] = table["weight"] * ratio(miss, none)
     return table[none > 0]
@@ -71,7 +73,8 @@ def success_strata(sample: Sample) -> pd.DataFrame:
 
 def _tested(table: pd.DataFrame, name: str, error: np.ndarray, problems: np.ndarray) -> pd.DataFrame:
     """The table with interval, p and q, by q; without the grams of too few problems or without variance."""
-    table = table.assign(error=np.asarray(error), problems=np.asarray(problems))
+    table = table.assign(error=np.asarray(error, float), problems=np.asarray(problems, int))
+    table[name] = table[name].astype(float)  # of no row at all, too
     table = table[(table["problems"] >= FEWEST) & (table["error"] > 0)]
     freedom = table["problems"] - 1
     half = stats.t.ppf(0.975, freedom) * table["error"]

@@ -133,7 +133,9 @@ def measure(
             pair = [store.sample([(run, step) for step in steps]) for steps in ends]
             changes += _changes(run, *pair, resamples)
             grams.append(changed_grams(lexicon.grams, *pair).assign(run=run))
-    success = [successful_grams(lexicon.grams, pd.concat(s)).assign(run=run) for run, s in sorted(strata.items())]
+    success = [
+        successful_grams(lexicon.grams, pd.concat(s)).assign(run=run) for run, s in sorted(strata.items())
+    ]
     steps = pd.DataFrame(rows, columns=["run", "step", *STEP_COLUMNS])
     columns = ["run", "quantity", "unit", "before", "after", "change", "low", "high", "problems"]
     return Measurement(
@@ -227,7 +229,9 @@ class Store:
     def traces(self) -> tuple[Trace, ...]:
         """A few of each step, of evenly spaced steps where there are many; which, depends on the texts alone."""
         points = sorted(self.points)
-        chosen = np.unique(np.linspace(0, len(points) - 1, min(len(points), TRACES_KEPT // TRACES)).astype(int))
+        chosen = np.unique(
+            np.linspace(0, len(points) - 1, min(len(points), TRACES_KEPT // TRACES)).astype(int)
+        )
         return tuple(trace for i in chosen for _, trace in self.kept[self.points[points[i]]])
 
 
@@ -249,7 +253,9 @@ def token_sums(rollout: Rollout, lexicon: Lexicon) -> tuple[float, ...]:
             sums += [math.nan, math.nan]
             continue
         if len(values) != ends.size:
-            raise RolloutError(f"a rollout of step {rollout.step} has {ends.size} tokens and {len(values)} values")
+            raise RolloutError(
+                f"a rollout of step {rollout.step} has {ends.size} tokens and {len(values)} values"
+            )
         sums += [sign * np.sum(np.asarray(values)[chosen]) for chosen in (planning, ~planning)]
     return tuple(map(float, sums))
 
@@ -302,7 +308,9 @@ def _ends(steps: list[int], every: int, before, after) -> tuple[list[int], list[
         return (steps[:n], steps[-n:]) if len(steps) > 1 else None
     chosen = [[s for s in steps if low <= s and s + every - 1 <= high] for low, high in (before, after)]
     if not all(chosen):
-        raise RolloutError(f"no step lies in {before} or none in {after}; steps are {steps[0]} to {steps[-1]}")
+        raise RolloutError(
+            f"no step lies in {before} or none in {after}; steps are {steps[0]} to {steps[-1]}"
+        )
     return chosen[0], chosen[1]
 
 

@@ -164,7 +164,9 @@ def _csv(path: str) -> Iterator[tuple[str, Mapping]]:
                     number += 1
                     yield f"{path}, row {number}", row
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, EOFError) as error:
-        raise RolloutError(f"{path} is not a CSV table in UTF-8 ({str(error).strip()}); save it anew") from error
+        raise RolloutError(
+            f"{path} is not a CSV table in UTF-8 ({str(error).strip()}); save it anew"
+        ) from error
 
 
 def _hub(source: str) -> Iterator[tuple[str, Mapping]]:
@@ -187,7 +189,9 @@ def _rollout(row: Mapping, fields: Fields, where: str, run: str, step: int | Non
     named = {role: _name(row, role, getattr(fields, role), where) for role in NAMES}
     if named["text"] is None:
         held = ", ".join(map(str, row))
-        raise RolloutError(f"{where} has no text; name its field by text_field (--text-field); it has: {held}")
+        raise RolloutError(
+            f"{where} has no text; name its field by text_field (--text-field); it has: {held}"
+        )
     value = {role: row.get(name) for role, name in named.items()}
     value |= {role: None for role in value if role != "text" and value[role] == ""}  # an empty cell of a CSV
     if value["reward"] is None and fields.reward is None and TRL_OWN <= set(row):
@@ -208,8 +212,16 @@ def _rollout(row: Mapping, fields: Fields, where: str, run: str, step: int | Non
         text,
         reward,
         _correct(value["correct"], reward, fields, where),
-        *(row.get(name) for name in ("tokens", "logp", "entropy")),
+        *_values(row),
     )
+
+
+def _values(row: Mapping) -> tuple[list | None, list | None, list | None]:
+    """The texts of a row's tokens with their values, where it has them; a number of tokens or ids is no text."""
+    tokens = row.get("tokens")
+    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
+        return None, None, None
+    return tokens, *(v if isinstance(v := row.get(name), list) else None for name in ("logp", "entropy"))
 
 
 def _name(row: Mapping, role: str, given: str | None, where: str) -> str | None:
@@ -258,7 +270,9 @@ def _correct(value: Any, reward: float | None, fields: Fields, where: str) -> bo
         return reward > fields.correct_above
     if value is None:
         return None
-    told = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}.get(str(value).lower())
+    told = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}.get(
+        str(value).lower()
+    )
     if told is None:
         raise RolloutError(f"{where}: correct is {value!r}; give true, false, 1 or 0")
     return told

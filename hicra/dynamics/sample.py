@@ -101,7 +101,11 @@ class Sample:
         rows, w = self.rows, lambda values: weights @ self.total(values)
         n, words = w(np.ones(len(rows))), w(rows["words"])
         hits = w(np.bincount(self.rollout, minlength=len(rows)))
-        found = {"rollouts": n, "length": ratio(words, n), "planning_share": ratio(w(rows["planning"]), words)}
+        found = {
+            "rollouts": n,
+            "length": ratio(words, n),
+            "planning_share": ratio(w(rows["planning"]), words),
+        }
         found |= {"occurrences": hits, "occurrences_per_1000_words": 1000 * ratio(hits, words)}
         if not np.isnan(rows["reward"]).any():
             found["reward"] = ratio(w(rows["reward"]), n)
@@ -145,14 +149,18 @@ class Sample:
             f"{name}_matched": rarefied(counts, m),
         }
 
-    def _parts(self, weights: np.ndarray, grams: sparse.csr_array, total: np.ndarray) -> dict[str, np.ndarray]:
+    def _parts(
+        self, weights: np.ndarray, grams: sparse.csr_array, total: np.ndarray
+    ) -> dict[str, np.ndarray]:
         """H(gram) = H(gram given the problem) + I(gram; problem)."""
         dense = np.split(grams.data, grams.indptr[1:-1])  # P times the counts of a problem's own grams
         n = np.array([c.sum() for c in dense])  # (P,)
         own = np.array([shannon_entropy(c) if c.size else 0.0 for c in dense])  # (P,)
         within = ratio(weights @ (n * own), weights @ n)
         enough = n >= WITHIN  # (P,)
-        equal = np.array([rarefied_entropy(c, WITHIN) if e else 0.0 for c, e in zip(dense, enough, strict=True)])
+        equal = np.array(
+            [rarefied_entropy(c, WITHIN) if e else 0.0 for c, e in zip(dense, enough, strict=True)]
+        )
         return {
             "semantic_entropy_within": within,
             "semantic_entropy_between": total - within,
@@ -162,7 +170,9 @@ class Sample:
     def _tokens(self, weights: np.ndarray) -> dict[str, np.ndarray]:
         found = {}
         for kind in CLASSES:
-            n, nll, entropy = (self.total(self.rows[f"{name}_{kind}"]) for name in ("tokens", "nll", "entropy"))
+            n, nll, entropy = (
+                self.total(self.rows[f"{name}_{kind}"]) for name in ("tokens", "nll", "entropy")
+            )
             if np.isfinite(nll).all() and n.sum():
                 found[f"perplexity_{kind}"] = np.exp(ratio(weights @ nll, weights @ n))
             if np.isfinite(entropy).all() and n.sum():
@@ -210,7 +220,7 @@ def rarefied(counts: np.ndarray, m: int) -> np.ndarray:
     occurrences, interpolated above.
     """
     n = counts.sum(1)  # (R,)
-    if m < 1 or len(counts) == 1 and n[0] < m:
+    if m < 1 or not n.any() or (len(counts) == 1 and n[0] < m):
         return np.full(len(counts), math.nan)
     if len(counts) == 1:
         return np.array([rarefied_entropy(counts[0][counts[0] > 0], m)])

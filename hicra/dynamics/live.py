@@ -1,0 +1,99 @@
+"""The paper's dynamics in a trainer's own logs, without any credit: `class MyTrainer(DynamicsMixin, GRPOTrainer)`.
+
+What is logged goes where TRL's `report_to` says, TensorBoard, W&B or trackio, for any reward function:
+
+| metric                            | definition                                              | unit       |
+|-----------------------------------|---------------------------------------------------------|------------|
+| dynamics/planning_share           | planning tokens among completion tokens                 | share      |
+| dynamics/occurrences              | occurrences of Strategic Grams                          | count      |
+| dynamics/semantic_entropy         | plug-in entropy of their frequencies                    | bits       |
+| dynamics/semantic_entropy_matched | the same, expected of `match_to` occurrences            | bits       |
+| dynamics/perplexity_x             | of planning, execution tokens; with `token_metrics`     | 1          |
+| dynamics/entropy_x                | their mean next-token entropy; with `token_metrics`     | nats/token |
+| dynamics/token_metrics_seconds    | what those four took: a forward pass over the batch     | s          |
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hicra.dynamics.entropy import rarefied_entropy, shannon_entropy
+from hicra.dynamics.occurrences import GramFinder
+from hicra.dynamics.step_table import perplexity
+from hicra.dynamics.token_statistics import token_statistics
+from hicra.lexicon.lexicon import Lexicon
+from hicra.planning.tagger import PlanningTagger
+
+MATCH_TO = 256  # occurrences
+
+
+class DynamicsMixin:
+    """A GRPOTrainer that logs the strategic dynamics of every step's completions, and changes nothing.
+
+    `dynamics_lexicon` is a lexicon, the name of a shipped one, or a file. The matched entropy is always that of
+    `match_to` occurrences, so that steps and runs compare; steps with fewer do not log it. `token_metrics` adds
+    perplexity and entropy by class, for a forward pass over the batch each step.
+
+        class MyTrainer(DynamicsMixin, GRPOTrainer): ...
+        MyTrainer(model, reward_funcs=..., dynamics_lexicon="listing1", ...)
+    """
+
+    def __init__(
+        self,
+        *args,
+        dynamics_lexicon: Lexicon | str = "listing1",
+        match_to: int = MATCH_TO,
+        token_metrics: bool = False,
+        **kwargs,
+    ):
+        super().__init__(*args, **kwargs)
+        lexicon = dynamics_lexicon
+        lexicon = lexicon if isinstance(lexicon, Lexicon) else Lexicon.load(lexicon)
+        tokenizer = getattr(self.processing_class, "tokenizer", self.processing_class)
+        self.match_to, self.token_metrics = match_to, token_metrics
+        self._dynamics_finder, self._dynamics_tagger = GramFinder(lexicon), PlanningTagger(lexicon, tokenizer)
+        self._dynamics_tokenizer = tokenizer
+
+    def _generate_and_score_completions(self, inputs):
+        batch = super()._generate_and_score_completions(inputs)
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        for name, value in self._dynamics(batch).items():
+            metrics[f"dynamics/{name}"].append(value)
+        return batch
+
+    def _dynamics(self, batch: dict[str, Tensor]) -> dict[str, float]:
+        """The metrics of one generated batch, over all processes."""
+        done = batch["completion_mask"].bool()  # (B, T)
+        planning = self._dynamics_tagger(batch["completion_ids"], done)  # (B, T)
+        rows = [ids[mask].tolist() for ids, mask in zip(batch["completion_ids"], done, strict=True)]
+        texts = self._dynamics_tokenizer.batch_decode(rows, skip_special_tokens=True)
+        grams = self._dynamics_finder(texts).gram  # (M,)
+        n_grams = len(self._dynamics_finder.lexicon)
+        own = torch.tensor([*np.bincount(grams, minlength=n_grams), int(planning.sum()), int(done.sum())])
+        *counts, n_planning, n = self._summed(own).round().long().tolist()
+        metrics = {"planning_share": n_planning / max(n, 1), "occurrences": float(sum(counts))}
+        if sum(counts):
+            metrics["semantic_entropy"] = shannon_entropy(counts)
+        if sum(counts) >= self.match_to:
+            metrics["semantic_entropy_matched"] = rarefied_entropy(counts, self.match_to)
+        return metrics | (self._by_class(batch, planning, done) if self.token_metrics else {})
+
+    def _by_class(self, batch: dict[str, Tensor], planning: Tensor, done: Tensor) -> dict[str, float]:
+        started = time.perf_counter()
+        logps, entropies = token_statistics(self.model, batch, temperature=self.temperature)  # (B, T) twice
+        metrics = {}
+        for name, chosen in (("planning", planning), ("execution", done & ~planning)):
+            own = torch.stack([chosen.sum(), -logps[chosen].sum(), entropies[chosen].sum()])
+            n, nll, entropy = self._summed(own).tolist()
+            if n:
+                metrics |= {f"perplexity_{name}": perplexity(nll, n), f"entropy_{name}": entropy / n}
+        return metrics | {"token_metrics_seconds": time.perf_counter() - started}
+
+    def _summed(self, values: Tensor) -> Tensor:
+        """The sums over all processes, (N,) float64 on the CPU."""
+        values = values.double().to(self.accelerator.device)
+        return self.accelerator.reduce(values, reduction="sum").cpu()
