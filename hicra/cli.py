@@ -355,7 +355,7 @@ def measure(
         list[str],
         typer.Argument(
             metavar="ROLLOUTS...",
-            help="Folders, JSON Lines, CSV or parquet files, or hub:OWNER/NAME@COMMIT; NAME=PATH names a run.",
+            help="Folders, JSON Lines, CSV, parquet, or hub:OWNER/NAME@COMMIT; NAME=PATH names a run.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for tables and report.", callback=_folder)],

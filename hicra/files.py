@@ -108,9 +108,9 @@ def iter_jsonl(path: Path | str) -> Iterator[tuple[int, dict]]:
     """(line number from 1, object) for each line of the file; blank lines are passed over.
 
     The file is read as it is consumed, so memory holds one line. A name that ends in .gz or content
-    that starts like gzip or zstd is unpacked; a byte order mark is passed over. Raises MissingError, or JsonlError
-    for another kind of file, truncated or damaged gzip, invalid UTF-8, bad JSON (NaN and Infinity too), a
-    line that is not an object, text that is not valid Unicode, and a file without any object.
+    that starts like gzip or zstd is unpacked; a byte order mark is passed over. Raises MissingError, or
+    JsonlError for another kind of file, truncated or damaged compression, invalid UTF-8, bad JSON (NaN and
+    Infinity too), a line that is no object, text that is not valid Unicode, and a file without any object.
     """
     path, found = Path(path), False
     for number, line in _lines(path):

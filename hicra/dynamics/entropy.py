@@ -56,7 +56,7 @@ def rarefied_entropy(counts: Iterable[int], m: int) -> float:
 
 
 def rarefied_term(n: int, m: int) -> Callable[[int], float]:
-    """What a gram with `c` of `n` occurrences adds to the entropy expected of `m`: a function of c, in bits."""
+    """What a gram with `c` of `n` occurrences adds to the entropy expected of `m`: c to bits."""
     log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])  # (n + 1,)
 
     def log_choose(a: int, b: np.ndarray | int) -> np.ndarray:

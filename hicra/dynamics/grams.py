@@ -1,6 +1,6 @@
 """Which grams rise and fall, and which go with success: one row a gram, corrected for their number.
 
-Intervals and p-values are over problems, by linearisation (the limit of a bootstrap over problems, without its
+Intervals and p-values are over problems, by linearisation (a bootstrap over problems without its
 noise); `q` is p after Benjamini and Hochberg's correction over the grams of the table.
 """
 
@@ -54,7 +54,7 @@ def successful_grams(grams: tuple[str, ...], strata: pd.DataFrame) -> pd.DataFra
 
 
 def success_strata(sample: Sample) -> pd.DataFrame:
-    """Per gram and problem of one step: the Mantel-Haenszel weight n1 n0 / n, and it times both success rates."""
+    """Per gram and problem of a step: Mantel and Haenszel's weight n1 n0 / n, and it times both rates."""
     right = sample.rows["correct"].astype(float)  # (B,)
     n, solved = sample.total(np.ones(len(right))), sample.total(right)  # (P,)
     holds = np.unique(sample.rollout * sample.n_grams + sample.gram)  # a completion and a gram of it

@@ -1,4 +1,4 @@
-"""The paper's dynamics in a trainer's own logs, without any credit: `class MyTrainer(DynamicsMixin, GRPOTrainer)`.
+"""The paper's dynamics in a trainer's own logs, without any credit: `class Mine(DynamicsMixin, GRPOTrainer)`.
 
 What is logged goes where TRL's `report_to` says, TensorBoard, W&B or trackio, for any reward function:
 
@@ -34,9 +34,9 @@ MATCH_TO = 256  # occurrences
 class DynamicsMixin:
     """A GRPOTrainer that logs the strategic dynamics of every step's completions, and changes nothing.
 
-    `dynamics_lexicon` is a lexicon, the name of a shipped one, or a file. The matched entropy is always that of
-    `match_to` occurrences, so that steps and runs compare; steps with fewer do not log it. `token_metrics` adds
-    perplexity and entropy by class, for a forward pass over the batch each step.
+    `dynamics_lexicon` is a lexicon, the name of a shipped one, or a file. The matched entropy is always that
+    of `match_to` occurrences, so that steps and runs compare; steps with fewer do not log it. `token_metrics`
+    adds perplexity and entropy by class, for a forward pass over the batch each step.
 
         class MyTrainer(DynamicsMixin, GRPOTrainer): ...
         MyTrainer(model, reward_funcs=..., dynamics_lexicon="listing1", ...)

@@ -1,8 +1,8 @@
 """Strategic Grams over anybody's rollouts: `measure(rollouts, lexicon=...) -> Measurement`.
 
-Texts are read once and not kept: what stays is about 80 bytes a completion and 20 an occurrence of a gram. The
-quantities of `Measurement.steps` are defined in sample.QUANTITIES. **Decision** (the paper has only the plug-in):
-every entropy also comes matched for the number of occurrences, and for length.
+Texts are read once and not kept: what stays is about 60 bytes a completion and 20 an occurrence of a gram.
+The quantities of `Measurement.steps` are defined in sample.QUANTITIES. **Decision** (the paper has only the
+plug-in): every entropy also comes matched for the number of occurrences, and for length.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ class Trace:
 class Measurement:
     """What `measure` found, as tidy tables; `notes` say what could not be computed, and why.
 
-    `steps`: run, step, quantity, unit, value, low, high, problems. `changes`: run, quantity, unit, before, after,
-    change, low, high, problems. `grams`: which rose and fell. `success`: which go with success within problems.
-    Intervals are at 95 %, over problems.
+    `steps`: run, step, quantity, unit, value, low, high, problems. `changes`: run, quantity, unit, before,
+    after, change, low, high, problems. `grams`: which rose and fell. `success`: which go with success within
+    problems. Intervals are at 95 %, over problems.
     """
 
     lexicon: Lexicon
@@ -98,9 +98,9 @@ def measure(
     """Measure the strategic dynamics of any run's rollouts (paper, section 3 and Fig. 2).
 
     `rollouts`: a path, several, a DataFrame, or an iterable of mappings; `fields` names their fields. `every`
-    pools so many steps into one. `before` and `after` are first and last step of what is compared, by default the
-    first and the last quarter of each run's steps. Needs no torch. Raises RolloutError for rollouts that cannot
-    be read or compared, ValueError for an unknown lexicon.
+    pools so many steps into one. `before` and `after` are first and last step of what is compared, by default
+    the first and the last quarter of each run's steps. Needs no torch. Raises RolloutError for rollouts that
+    cannot be read or compared, MissingError for an unknown lexicon.
 
         >>> found = hicra.measure("rollouts/", lexicon="listing1")
         >>> found.changes.query("quantity == 'semantic_entropy_matched'")
@@ -227,7 +227,7 @@ class Store:
         return Sample(np.concatenate(rows), np.concatenate(found), self.membership)
 
     def traces(self) -> tuple[Trace, ...]:
-        """A few of each step, of evenly spaced steps where there are many; which, depends on the texts alone."""
+        """A few of each step, of evenly spaced steps where there are many; the texts alone decide which."""
         points = sorted(self.points)
         chosen = np.unique(
             np.linspace(0, len(points) - 1, min(len(points), TRACES_KEPT // TRACES)).astype(int)
@@ -324,11 +324,11 @@ def _joined(tables: list[pd.DataFrame], name: str) -> pd.DataFrame:
 def _notes(store: Store, samples: dict, sizes: Sizes, compared: bool) -> Iterable[str]:
     """What was left out or bounds what can be read, and why."""
     if not store.has_problems:
-        yield "No problem field: intervals are over completions, and nothing is split by problem or by success."
+        yield "No problem field: intervals are over completions, and nothing is split by problem."
     elif min(sample.problems.size for sample in samples.values()) < 2:
         yield "A step has one problem, so it has no interval; pool steps by every (--every)."
     if (store.rows["correct"] < 0).any():
-        yield "No accuracy and no pass@k: not every completion is marked right or wrong (--correct-above for rewards)."
+        yield "No accuracy and no pass@k: not all completions are marked right or wrong (--correct-above)."
     if np.isnan(store.rows["reward"]).any():
         yield "No reward: not every completion has one (--reward-field)."
     if not np.isfinite(store.rows["nll_planning"]).all():
@@ -339,4 +339,4 @@ def _notes(store: Store, samples: dict, sizes: Sizes, compared: bool) -> Iterabl
         yield "No entropies: no step has an occurrence of a gram of this lexicon."
     else:
         least = min(samples, key=lambda point: samples[point].gram.size or math.inf)
-        yield f"Entropies of steps are matched to {sizes.occurrences} occurrences, those of {least[0]}, step {least[1]}."
+        yield f"Entropies are matched to {sizes.occurrences} occurrences: {least[0]}, step {least[1]}."

@@ -173,7 +173,7 @@ def _hub(source: str) -> Iterator[tuple[str, Mapping]]:
     name = source[len(HUB) :]
     if not PINNED.fullmatch(name):
         raise RolloutError(
-            f"{source} is not pinned; give hub:OWNER/NAME@COMMIT with the commit's 40 digits, and :SPLIT if not train"
+            f"{source} is not pinned; give hub:OWNER/NAME@COMMIT with all 40 digits, and :SPLIT if not train"
         )
     try:
         from datasets import load_dataset
@@ -194,7 +194,7 @@ def _rollout(row: Mapping, fields: Fields, where: str, run: str, step: int | Non
         )
     value = {role: row.get(name) for role, name in named.items()}
     value |= {role: None for role in value if role != "text" and value[role] == ""}  # an empty cell of a CSV
-    if value["reward"] is None and fields.reward is None and TRL_OWN <= set(row):
+    if value["reward"] is None and fields.reward is None and set(row) >= TRL_OWN:
         value["reward"] = _trl_reward(row)
     text, asked = _text(value["text"], where)
     reward = None if value["reward"] is None else _number(value["reward"], f"{where}: {named['reward']}")
@@ -217,7 +217,7 @@ def _rollout(row: Mapping, fields: Fields, where: str, run: str, step: int | Non
 
 
 def _values(row: Mapping) -> tuple[list | None, list | None, list | None]:
-    """The texts of a row's tokens with their values, where it has them; a number of tokens or ids is no text."""
+    """The texts of a row's tokens with their values, where it has them; a number or ids are no texts."""
     tokens = row.get("tokens")
     if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
         return None, None, None

@@ -74,7 +74,7 @@ form.addEventListener("input", show); form.addEventListener("submit", e => e.pre
 
 
 def figure(found: Measurement):
-    """Quantities against step, a line a run or a quantity, bands at 95 % over problems: a matplotlib Figure."""
+    """Quantities against step, bands at 95 % over problems: a matplotlib Figure."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -126,17 +126,20 @@ def report_html(found: Measurement) -> str:
         '<p class="note">Occurrences a thousand words; q: p corrected for the number of grams.</p>',
         *_best(found.grams, "change"),
         "<h2>Grams and success</h2>",
-        '<p class="note">Share of right completions with and without the gram, of the same problem and step.</p>',
+        '<p class="note">Share of right completions with the gram and without, of one problem and step.</p>',
         *_best(found.success, "difference"),
         "<h2>Traces</h2>",
         _form(found),
         *(_trace(trace, found.lexicon) for trace in found.traces),
     ]
     return (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; "
+        '<!doctype html><html lang="en"><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width">'
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
+        "style-src 'unsafe-inline'; "
         "script-src 'unsafe-inline'\">"
-        f"<title>Strategic dynamics</title><style>{STYLE}</style><body>{''.join(parts)}<script>{SCRIPT}</script>"
+        f"<title>Strategic dynamics</title><style>{STYLE}</style>"
+        f"<body>{''.join(parts)}<script>{SCRIPT}</script>"
         "</body></html>\n"
     )
 

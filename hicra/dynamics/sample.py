@@ -1,4 +1,4 @@
-"""What rollouts of one or more steps show, as sums per problem: what every quantity and its interval come from.
+"""What rollouts of one or more steps show, as sums per problem: every quantity and its interval.
 
 A quantity is computed from sums over problems, each with a weight: 1 for the estimate, and how often the
 problem was drawn for a resample. So estimate and interval have one definition.
@@ -56,7 +56,7 @@ class Sizes(NamedTuple):
 
 
 class Sample:
-    """Rollouts of some steps, from the columns of a `Store`, sorted so that the order of files plays no part."""
+    """Rollouts of some steps, from the columns of a `Store`, sorted: the order of files plays no part."""
 
     def __init__(self, rows: np.ndarray, found: np.ndarray, membership: np.ndarray) -> None:
         order = np.lexsort([rows[name] for name in ("nll_planning", "reward", "text", "problem")])

@@ -1,0 +1,78 @@
+"""Dynamics in a trainer's own logs: the numbers are the batch's, and training is not changed."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from hicra.study.policy import unsloth_models  # isort: skip
+from datasets import Dataset
+from trl import GRPOTrainer
+
+from hicra import Lexicon, PlanningTagger
+from hicra.dynamics.entropy import rarefied_entropy, shannon_entropy
+from hicra.dynamics.live import DynamicsMixin
+from hicra.files import data_path
+from hicra.study.profiles import get_profile
+from hicra.study.training.run import grpo_config, training_rows
+
+pytestmark = pytest.mark.filterwarnings("default")
+SMALL = {"steps": 1, "prompts_per_step": 2, "group_size": 4, "max_completion_length": 40}
+
+
+def by_length(completions, **_):
+    return [float(len(text) % 7) for text in completions]
+
+
+class Watched(DynamicsMixin, GRPOTrainer):
+    """Keeps the batch that its metrics are of."""
+
+    def _generate_and_score_completions(self, inputs):
+        self.batch = super()._generate_and_score_completions(inputs)
+        return self.batch
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    profile = get_profile("sandbox", **SMALL)
+    found = {}
+    for name, trainer_class in (
+        ("plain", GRPOTrainer),
+        ("watched", partial(Watched, dynamics_lexicon="sandbox", match_to=5, token_metrics=True)),
+    ):
+        model, tokenizer = unsloth_models.load_policy(data_path(profile.base), lora_rank=0, seed=0)
+        found[name] = trainer_class(
+            model=model,
+            processing_class=tokenizer,
+            args=grpo_config(profile, "grpo", 0, tmp_path_factory.mktemp(name)),
+            train_dataset=Dataset.from_list(training_rows(profile, 0)),
+            reward_funcs=by_length,
+        )
+        found[name].train()
+    return found
+
+
+def test_the_logged_numbers_are_those_of_the_batch(trained):
+    logged, batch = trained["watched"].state.log_history[0], trained["watched"].batch
+    lexicon, tokenizer = Lexicon.load("sandbox"), trained["watched"].processing_class
+    mask = batch["completion_mask"].bool()
+    planning = PlanningTagger(lexicon, tokenizer)(batch["completion_ids"], mask)
+    assert logged["dynamics/planning_share"] == pytest.approx(planning.sum().item() / mask.sum().item())
+    texts = tokenizer.batch_decode(batch["completion_ids"], skip_special_tokens=True)
+    grams = [match.gram for text in texts for match in lexicon.find(text)]
+    counts = [grams.count(gram) for gram in set(grams)]
+    assert logged["dynamics/occurrences"] == len(grams) > 5
+    assert logged["dynamics/semantic_entropy"] == pytest.approx(shannon_entropy(counts))
+    assert logged["dynamics/semantic_entropy_matched"] == pytest.approx(rarefied_entropy(counts, 5))
+    for kind in ("planning", "execution"):
+        assert logged[f"dynamics/perplexity_{kind}"] >= 1
+        assert logged[f"dynamics/entropy_{kind}"] > 0
+    assert logged["dynamics/token_metrics_seconds"] > 0
+
+
+def test_watching_changes_nothing(trained):
+    plain, watched = (trained[name] for name in ("plain", "watched"))
+    for name in ("loss", "grad_norm", "reward", "completions/mean_length"):
+        assert plain.state.log_history[0][name] == watched.state.log_history[0][name]
+    for one, other in zip(plain.model.parameters(), watched.model.parameters(), strict=True):
+        assert torch.equal(one, other)
