@@ -104,7 +104,7 @@ def cluster_counts(gram_counts: Mapping[str, int], clusters: Mapping[str, int]) 
 
 
 def _counts(counts: Iterable[int]) -> np.ndarray:
-    values = np.asarray(list(counts))
+    values = counts if isinstance(counts, np.ndarray) else np.asarray(list(counts))
     if values.size and (values.dtype.kind not in "iu" or (values < 0).any()):
         raise ValueError(f"counts must be whole and not negative, got {values[:5].tolist()}")
     return values[values > 0]

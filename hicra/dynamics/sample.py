@@ -225,12 +225,15 @@ def rarefied(counts: np.ndarray, m: int) -> np.ndarray:
     if len(counts) == 1:
         return np.array([rarefied_entropy(counts[0][counts[0] > 0], m)])
     mean = max(round(n.mean()), m)
-    scaled = ratio(counts * float(mean), n[:, None])  # (R, K)
-    top = min(int(np.nanmax(scaled)) + 1, mean)
+    scale = ratio(np.full(n.size, float(mean)), n)  # (R,)
+    top = min(int(np.nanmax(scale * counts.max(1))) + 1, mean)
     nodes = np.unique(np.r_[np.arange(min(FINE, top) + 1), np.geomspace(1, top, 100).astype(int), top])
     term = rarefied_term(mean, m)
     curve = [term(c) if c else 0.0 for c in nodes]
-    return np.interp(scaled, nodes, curve).sum(1)
+    if counts.max() >= counts.shape[1]:
+        return np.interp(counts * scale[:, None], nodes, curve).sum(1)
+    table = np.interp(np.arange(counts.max() + 1) * scale[:, None], nodes, curve)  # (R, most + 1)
+    return np.take_along_axis(table, counts, 1).sum(1)
 
 
 def _drawn(weights: np.ndarray, counts: sparse.csr_array) -> np.ndarray:

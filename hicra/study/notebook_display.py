@@ -43,6 +43,19 @@ def answers(verdicts: pd.DataFrame, *ids: str) -> Markdown:
     return Markdown("\n".join(f"- **{row.claim}: {row.verdict}.** {_number(row)}" for row in rows))
 
 
+def observed(verdicts: pd.DataFrame, *ids: str) -> Markdown:
+    """The verdicts of real runs on these claims: a line a claim and source, with every lexicon's interval."""
+    lines = []
+    for _, row in verdicts[verdicts["id"].isin(ids)].iterrows():
+        names = [c for c in row.index if f"{c}_low" in row.index and pd.notna(row[c])]
+        told = (
+            f"{c if c != 'any' else 'change'} {row[c]:+.2f} ({row[f'{c}_low']:+.2f} to {row[f'{c}_high']:+.2f})"
+            for c in names
+        )
+        lines.append(f"- {row['claim']}, {row['source']}: **{row['verdict']}**: {', '.join(told)}")
+    return Markdown("\n".join(lines))
+
+
 def _number(row) -> str:
     if pd.isna(row.ours):
         return f"{row.note}."

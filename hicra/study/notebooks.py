@@ -25,8 +25,13 @@ from hicra.study.record.run_folder import RunFolder, run_folders
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 TRAINING = ("02_grpo_baseline", "03_hicra")
-STUDY = ("00_start_here", "01_strategic_grams", *TRAINING, "04_figures", "05_controls", "06_boundary")
-READS_RECORDS = ("00_start_here", "04_figures", "05_controls", "06_boundary")  # at least, the committed ones
+STUDY = (
+    *("00_start_here", "01_strategic_grams", *TRAINING, "04_figures", "05_controls", "06_boundary"),
+    "08_real_runs",
+)
+READS_RECORDS = (  # at least, the committed ones
+    *("00_start_here", "04_figures", "05_controls", "06_boundary", "08_real_runs"),
+)
 LINE_SECONDS = 10.0
 INJECTED = "injected-parameters"  # papermill's tag
 PLACES = re.compile(

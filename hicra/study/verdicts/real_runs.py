@@ -101,8 +101,11 @@ def _value(quantity: str, part: pd.DataFrame, lexicon: str) -> tuple[float, floa
     chosen = part if lexicon == "any" else part[part["lexicon"] == lexicon]
     if quantity == "diversity_and_gain":
         wide = chosen.pivot(index="run", columns="quantity", values="change")
-        return _correlation(wide["semantic_entropy_matched"].to_numpy(), wide["accuracy"].to_numpy())
-    rows = chosen[chosen["quantity"] == quantity].drop_duplicates("run")
+        both = wide[["semantic_entropy_matched", "accuracy"]].dropna().to_numpy()  # (runs, 2)
+        return _correlation(*both.T)
+    rows = chosen[chosen["quantity"] == quantity].drop_duplicates("run").dropna(subset="change")
+    if rows.empty:
+        return math.nan, math.nan, math.nan, 0
     if len(rows) == 1:
         return *rows[["change", "low", "high"]].iloc[0], 1
     return tuple(interval(rows["change"]))
@@ -154,7 +157,7 @@ def _runs(folder: Path, spec: Mapping) -> dict[str, tuple[list, list, list]]:
     for row in rows:
         row["at"] = LAST if row["step"] is None else row["step"]
     if "shared_base" not in spec:
-        names = sorted({row[spec["run"]] for row in rows}) if "run" in spec else ["the run"]
+        names = sorted({row[spec["run"]] for row in rows}) if "run" in spec else ["ppo"]
         parts = {n: [row for row in rows if "run" not in spec or row[spec["run"]] == n] for n in names}
     else:
         base = [row for row in rows if _inside(row, spec["before"])]
