@@ -16,7 +16,7 @@ SITE = Path(sysconfig.get_path("purelib"))
 LIGHT = (
     "numpy pandas dateutil pytz six.py tzdata typer shellingham rich markdown_it mdurl pygments annotated_doc"
 )
-LIGHT += " typing_extensions.py typing_inspection pydantic pydantic_core annotated_types regex numpy.libs"
+LIGHT += " typing_extensions.py typing_inspection pydantic pydantic_core annotated_types regex scipy scipy.libs numpy.libs"
 
 
 def _run(*command, ok=True, **options):
