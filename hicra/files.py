@@ -11,7 +11,7 @@ import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NoReturn
+from typing import IO, NoReturn
 
 from hicra.errors import HicraError, MissingError, MissingExtraError
 
@@ -135,12 +135,12 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         raise JsonlError(f"{path}, after line {number}: {why}") from error
 
 
-def unpacked(path: Path | str) -> BinaryIO:
+def unpacked(path: Path | str) -> IO[bytes]:
     """A file's content as a binary stream; what starts like gzip or zstd is unpacked, whatever its name."""
     with open(path, "rb") as stream:
         head = stream.read(4)
     if head[:2] == GZIP or str(path).endswith(".gz"):
-        return gzip.open(path)
+        return io.BufferedReader(gzip.open(path))
     if head != ZSTD:
         return open(path, "rb")
     try:

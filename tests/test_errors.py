@@ -19,7 +19,6 @@ from hicra.study.profiles import get_profile
 from hicra.study.record.run_folder import RunFolder
 from hicra.study.training.plan import plan_run
 
-
 INSIDE = "hicra.study.problems.answer_"  # signals of the grading program, which none of them leaves
 
 

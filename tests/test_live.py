@@ -2,19 +2,19 @@
 
 from functools import partial
 
+from hicra.study.policy.base_models import load_base
+
 import pytest
 import torch
-
-from hicra.study.policy import unsloth_models  # isort: skip
 from datasets import Dataset
 from trl import GRPOTrainer
 
 from hicra import Lexicon, PlanningTagger
 from hicra.dynamics.entropy import rarefied_entropy, shannon_entropy
 from hicra.dynamics.live import DynamicsMixin
-from hicra.files import data_path
 from hicra.study.profiles import get_profile
-from hicra.study.training.run import grpo_config, training_rows
+from hicra.study.training.plan import plan_run
+from hicra.study.training.run import grpo_config
 
 pytestmark = pytest.mark.filterwarnings("default")
 SMALL = {"steps": 1, "prompts_per_step": 2, "group_size": 4, "max_completion_length": 40}
@@ -40,12 +40,12 @@ def trained(tmp_path_factory):
         ("plain", GRPOTrainer),
         ("watched", partial(Watched, dynamics_lexicon="sandbox", match_to=5, token_metrics=True)),
     ):
-        model, tokenizer = unsloth_models.load_policy(data_path(profile.base), lora_rank=0, seed=0)
+        model, tokenizer = load_base(profile, lora_rank=0, seed=0)
         found[name] = trainer_class(
             model=model,
             processing_class=tokenizer,
             args=grpo_config(profile, "grpo", 0, tmp_path_factory.mktemp(name)),
-            train_dataset=Dataset.from_list(training_rows(profile, 0)),
+            train_dataset=Dataset.from_list([task.row() for task in plan_run(profile, "grpo", 0).tasks]),
             reward_funcs=by_length,
         )
         found[name].train()

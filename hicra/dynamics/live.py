@@ -16,6 +16,7 @@ What is logged goes where TRL's `report_to` says, TensorBoard, W&B or trackio, f
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,6 +43,13 @@ class DynamicsMixin:
         MyTrainer(model, reward_funcs=..., dynamics_lexicon="listing1", ...)
     """
 
+    # What TRL's GRPOTrainer brings.
+    accelerator: Any
+    model: Any
+    processing_class: Any
+    temperature: float
+    _metrics: Any
+
     def __init__(
         self,
         *args,
@@ -56,7 +64,7 @@ class DynamicsMixin:
         tokenizer = getattr(self.processing_class, "tokenizer", self.processing_class)
         self.match_to, self.token_metrics = match_to, token_metrics
         self._dynamics_finder, self._dynamics_tagger = GramFinder(lexicon), PlanningTagger(lexicon, tokenizer)
-        self._dynamics_tokenizer = tokenizer
+        self._dynamics_tokenizer: Any = tokenizer
 
     def _generate_and_score_completions(self, inputs):
         batch = super()._generate_and_score_completions(inputs)
@@ -85,7 +93,7 @@ class DynamicsMixin:
     def _by_class(self, batch: dict[str, Tensor], planning: Tensor, done: Tensor) -> dict[str, float]:
         started = time.perf_counter()
         logps, entropies = token_statistics(self.model, batch, temperature=self.temperature)  # (B, T) twice
-        metrics = {}
+        metrics: dict[str, float] = {}
         for name, chosen in (("planning", planning), ("execution", done & ~planning)):
             own = torch.stack([chosen.sum(), -logps[chosen].sum(), entropies[chosen].sum()])
             n, nll, entropy = self._summed(own).tolist()

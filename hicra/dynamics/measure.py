@@ -119,7 +119,8 @@ def measure(
     points = sorted(store.points)
     samples = {point: store.sample([point]) for point in points}
     sizes = matched(samples.values())
-    rows, strata = [], {}
+    rows: list[dict] = []
+    strata: dict[str, list] = {}
     for number, (run, step) in enumerate(points, 1):
         sample = samples[run, step]
         rows += _estimates({"run": run, "step": step}, sample, sizes, resamples)
@@ -130,9 +131,9 @@ def measure(
     changes, grams = [], []
     for run in sorted({run for run, _ in points}):
         if ends := _ends([step for r, step in points if r == run], every, before, after):
-            pair = [store.sample([(run, step) for step in steps]) for steps in ends]
-            changes += _changes(run, *pair, resamples)
-            grams.append(changed_grams(lexicon.grams, *pair).assign(run=run))
+            first, last = (store.sample([(run, step) for step in steps]) for steps in ends)
+            changes += _changes(run, first, last, resamples)
+            grams.append(changed_grams(lexicon.grams, first, last).assign(run=run))
     success = [
         successful_grams(lexicon.grams, pd.concat(s)).assign(run=run) for run, s in sorted(strata.items())
     ]
@@ -188,7 +189,8 @@ class Store:
         correct = -1 if rollout.correct is None else int(rollout.correct)
         reward = math.nan if rollout.reward is None else rollout.reward
         sums = token_sums(rollout, self.finder.lexicon)
-        for name, value in zip(ROW.names, (point, problem, text, reward, correct, 0, 0, *sums), strict=True):
+        values = (point, problem, text, reward, correct, 0, 0, *sums)
+        for name, value in zip(ROW.names or (), values, strict=True):
             row[name] = value
         kept = self.kept.setdefault(point, [])
         kept.append((text, Trace(*key, rollout.text[:LONGEST], rollout.correct)))

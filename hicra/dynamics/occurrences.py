@@ -90,7 +90,8 @@ def gram_counts(texts: Sequence[str], finder: GramFinder) -> tuple[dict[str, int
     """Occurrences of each gram, and of each procedural n-gram that follows it, over `texts`."""
     found, names = finder(texts), finder.lexicon.grams
     counts = Counter(names[i] for i in found.gram.tolist())
-    whole, followers = fold(joined(texts)), defaultdict(Counter)
+    whole = fold(joined(texts))
+    followers: dict[str, Counter] = defaultdict(Counter)
     followed = found.follower > 0
     for gram, (start, end) in zip(
         found.gram[followed].tolist(), found.follower_span[followed].tolist(), strict=True

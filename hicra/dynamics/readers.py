@@ -87,7 +87,8 @@ def read_rollouts(source: Any, fields: Fields = Fields()) -> Iterator[Rollout]: 
 
 def _runs(sources: list[str]) -> list[tuple[str, str]]:
     """(run, file) of every file. Raises RolloutError where two runs would share a name."""
-    found, owner = [], {}
+    found: list[tuple[str, str]] = []
+    owner: dict[str, str] = {}
     for source in sources:
         name, _, path = source.rpartition("=") if not Path(source).exists() else ("", "", source)
         if path.startswith(HUB):
@@ -221,7 +222,8 @@ def _values(row: Mapping) -> tuple[list | None, list | None, list | None]:
     tokens = row.get("tokens")
     if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
         return None, None, None
-    return tokens, *(v if isinstance(v := row.get(name), list) else None for name in ("logp", "entropy"))
+    logp, entropy = (v if isinstance(v := row.get(name), list) else None for name in ("logp", "entropy"))
+    return tokens, logp, entropy
 
 
 def _name(row: Mapping, role: str, given: str | None, where: str) -> str | None:

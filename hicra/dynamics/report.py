@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from html import escape
 from io import StringIO
 from itertools import cycle
+from typing import Any
 
 import pandas as pd
 
@@ -149,7 +150,7 @@ def _svg(found: Measurement) -> str:
     import matplotlib as mpl
 
     own = {"text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"}
-    style = dict.fromkeys(own, INK) | {
+    style: dict[Any, Any] = dict.fromkeys(own, INK) | {
         "svg.fonttype": "none",
         "svg.hashsalt": "hicra",
         "axes.facecolor": "none",

@@ -64,7 +64,8 @@ class Trie:
     def matches(self, words: Words) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Every occurrence of every gram, (M,) each: first word, words, and which gram it is."""
         found = [(at, np.full(at.size, depth), grams) for depth, at, grams in self._walk(words)]
-        return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
+        first, n_words, grams = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        return first, n_words, grams
 
     def _walk(self, words: Words) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """For each length: the words at which a gram of that length starts, and which gram."""

@@ -48,10 +48,8 @@ def observed(verdicts: pd.DataFrame, *ids: str) -> Markdown:
     lines = []
     for _, row in verdicts[verdicts["id"].isin(ids)].iterrows():
         names = [c for c in row.index if f"{c}_low" in row.index and pd.notna(row[c])]
-        told = (
-            f"{c if c != 'any' else 'change'} {row[c]:+.2f} ({row[f'{c}_low']:+.2f} to {row[f'{c}_high']:+.2f})"
-            for c in names
-        )
+        spans = {c: f"({row[f'{c}_low']:+.2f} to {row[f'{c}_high']:+.2f})" for c in names}
+        told = (f"{'change' if c == 'any' else c} {row[c]:+.2f} {spans[c]}" for c in names)
         lines.append(f"- {row['claim']}, {row['source']}: **{row['verdict']}**: {', '.join(told)}")
     return Markdown("\n".join(lines))
 
