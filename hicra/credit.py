@@ -1,8 +1,9 @@
 """Credit: from one advantage per completion to one advantage per token.
 
-Every function is pure torch. Rows of a batch are completions in the order in which they were
-sampled, so that the `group_size` completions of one prompt are adjacent; credit is assigned before
-any shuffle, because a shuffled micro-batch no longer knows its groups.
+`hicra_advantages` is the equation; `ARMS` holds it and what it is compared with, a function each. To add an
+arm, write its function and its row. Everything is pure torch. Rows of a batch are completions in the order in
+which they were sampled, so that the `group_size` completions of one prompt are adjacent; credit is assigned
+before any shuffle, because a shuffled micro-batch no longer knows its groups.
 
 Shapes: B completions (a multiple of the group size G), T completion tokens with padding.
 A wrong shape, rank or dtype is a ValueError that names the argument: a (B,) tensor that silently
@@ -10,7 +11,9 @@ broadcasts along the wrong axis of a (B, T) one trains something else without a 
 """
 
 import math
+from collections.abc import Callable
 from fractions import Fraction
+from typing import NamedTuple
 
 from hicra.errors import MissingExtraError
 
@@ -20,120 +23,80 @@ except ModuleNotFoundError as error:
     raise MissingExtraError("hicra.credit", "torch", "trl") from error
 from torch import Tensor
 
-ARMS = ("grpo", "hicra", "high_entropy", "symmetric", "gated")
-
-
-def group_advantage(rewards: Tensor, group_size: int) -> Tensor:
-    """GRPO advantage A_i = R_i - mean of the group's rewards, (B,) -> (B,), method section 3.
-
-    There is no division by the group's standard deviation. Raises ValueError when `rewards` is not
-    a float vector or its length is not a multiple of `group_size` (at least 2).
-    """
-    _check("rewards", rewards, rank=1, floating=True)
-    _check_groups(rewards.shape[0], group_size)
-    return rewards - _group_mean(rewards, group_size)  # (B,)
-
 
 def hicra_advantages(advantages: Tensor, planning_mask: Tensor, alpha: float) -> Tensor:
     """HICRA: A_i + alpha * |A_i| on planning tokens, A_i elsewhere; (B,), (B, T) -> (B, T).
 
     A planning token gains credit in a success, A(1 + alpha), and is blamed less in a failure,
-    A(1 - alpha). `alpha=0` equals GRPO's broadcast bit for bit. Raises ValueError when `alpha` is
-    outside [0, 1) or a shape or dtype is wrong.
+    A(1 - alpha) (paper, section 4). `alpha=0` equals GRPO's broadcast bit for bit. `advantages` are GRPO's,
+    R - mean of the group, on the scale of the rewards; `planning_mask` is bool. Raises ValueError when
+    `alpha` is outside [0, 1) or a shape or dtype is wrong.
+
+        >>> hicra_advantages(torch.tensor([0.5, -0.5]), torch.tensor([[True, False], [True, False]]), 0.2)
+        tensor([[ 0.6000,  0.5000],
+                [-0.4000, -0.5000]])
     """
-    _check_alpha(alpha)
-    per_token = _broadcast(advantages, planning_mask, "planning_mask")  # (B, T)
-    return _amplify(per_token, alpha * per_token.abs(), planning_mask)  # HICRA eq. of section 3
+    check_alpha(alpha)
+    per_token = _broadcast(advantages, planning_mask)  # (B, T)
+    return _amplify(per_token, alpha * per_token.abs(), planning_mask)  # HICRA eq. of section 4
 
 
-def symmetric_advantages(advantages: Tensor, planning_mask: Tensor, alpha: float) -> Tensor:
-    """Ours, for comparison: A_i * (1 + alpha) on planning tokens whatever the sign of A_i.
+class Rollouts(NamedTuple):
+    """What an arm may look at: the scored completions of one step, of all processes."""
 
-    Shapes and errors are those of `hicra_advantages`. The two differ only in failures, where this
-    one blames planning tokens more instead of less.
+    advantages: Tensor  # (B,) GRPO's
+    planning_mask: Tensor  # (B, T) bool
+    completion_mask: Tensor  # (B, T) bool, tokens that the policy wrote
+    entropies: Tensor  # (B, T) nats of the next-token distribution; off `completion_mask` anything
+    rewards: Tensor  # (B,)
+    group_size: int
+    high_entropy_share: float = 0.2  # of the completion tokens (paper, Table 1)
+
+
+def grpo(rollouts: Rollouts, alpha: float) -> Tensor:
+    """GRPO: every token of a completion has the completion's advantage; `alpha` is not used."""
+    return _broadcast(rollouts.advantages, rollouts.planning_mask).clone()  # (B, T)
+
+
+def hicra(rollouts: Rollouts, alpha: float) -> Tensor:
+    """The paper's method."""
+    return hicra_advantages(rollouts.advantages, rollouts.planning_mask, alpha)  # (B, T)
+
+
+def symmetric(rollouts: Rollouts, alpha: float) -> Tensor:
+    """Ours: A_i * (1 + alpha) on planning tokens, so blame for a failure grows too."""
+    check_alpha(alpha)
+    per_token = _broadcast(rollouts.advantages, rollouts.planning_mask)  # (B, T)
+    return _amplify(per_token, alpha * per_token, rollouts.planning_mask)  # (B, T)
+
+
+def high_entropy(rollouts: Rollouts, alpha: float) -> Tensor:
+    """High-Entropy Advantage (Table 1): HICRA on the batch's most uncertain tokens instead."""
+    uncertain = top_share(rollouts.entropies, rollouts.completion_mask, rollouts.high_entropy_share)  # (B, T)
+    return hicra_advantages(rollouts.advantages, uncertain, alpha)  # (B, T)
+
+
+def gated(rollouts: Rollouts, alpha: float) -> Tensor:
+    """Second-hand: HICRA only in correct responses longer than their group's mean.
+
+    Not in the paper; reported by a third party from a released recipe, hence never a default. A response
+    is correct when its reward is positive.
     """
-    _check_alpha(alpha)
-    per_token = _broadcast(advantages, planning_mask, "planning_mask")  # (B, T)
-    return _amplify(per_token, alpha * per_token, planning_mask)
+    # In 64 bit, so that equal lengths never look "longer".
+    lengths = rollouts.completion_mask.sum(1, dtype=torch.float64)  # (B,)
+    longer = lengths > _group_mean(lengths, rollouts.group_size)  # (B,)
+    gate = (rollouts.rewards > 0) & longer  # (B,)
+    return hicra_advantages(rollouts.advantages, rollouts.planning_mask & gate[:, None], alpha)  # (B, T)
 
 
-def high_entropy_advantages(
-    advantages: Tensor,
-    entropies: Tensor,
-    completion_mask: Tensor,
-    alpha: float,
-    share: float = 0.2,
-) -> Tensor:
-    """High-Entropy Advantage (Table 1): HICRA's amplification on uncertain tokens.
-
-    The amplified tokens are the `share` of the batch's completion tokens with the highest
-    next-token entropy; `entropies` is (B, T) in nats, its values off `completion_mask` are ignored.
-    Raises what `hicra_advantages` and `top_share` raise.
-    """
-    return hicra_advantages(advantages, top_share(entropies, completion_mask, share), alpha)
-
-
-def gated_advantages(
-    advantages: Tensor,
-    planning_mask: Tensor,
-    rewards: Tensor,
-    lengths: Tensor,
-    group_size: int,
-    alpha: float,
-) -> Tensor:
-    """Second-hand variant: HICRA only in correct responses longer than their group's mean.
-
-    Not in the paper; reported by a third party from a released recipe, hence never a default.
-    `rewards` and `lengths` (tokens) are (B,); a response counts as correct when its reward is
-    positive. Raises ValueError as `hicra_advantages` and `group_advantage` do.
-    """
-    _check("rewards", rewards, rank=1, floating=True)
-    _check("lengths", lengths, rank=1)
-    _check_groups(lengths.shape[0], group_size)
-    _check_rows(rewards=rewards, lengths=lengths, advantages=advantages)
-    _check_mask("planning_mask", planning_mask)
-    tokens = lengths.to(torch.float64)  # (B,) exact, so that equal lengths never look "longer"
-    gate = (rewards > 0) & (tokens > _group_mean(tokens, group_size))  # (B,)
-    return hicra_advantages(advantages, planning_mask & gate[:, None], alpha)  # (B, T)
-
-
-def credit(
-    arm: str,
-    advantages: Tensor,
-    *,
-    planning_mask: Tensor,
-    entropies: Tensor | None,
-    completion_mask: Tensor,
-    rewards: Tensor,
-    group_size: int,
-    alpha: float,
-    high_entropy_share: float = 0.2,
-) -> Tensor:
-    """Per-token advantages (B, T) of one arm, from group advantages (B,).
-
-    Placebo lexicons are "hicra" with another mask, and Entropy Regularization is "grpo" with a
-    bonus in the loss, so neither is an arm here. Only "high_entropy" reads `entropies` and
-    `high_entropy_share`.
-    Raises ValueError for an unknown arm and whatever the arm's function raises.
-    """
-    if arm == "grpo":
-        return _broadcast(advantages, planning_mask, "planning_mask").clone()  # (B, T)
-    if arm == "hicra":
-        return hicra_advantages(advantages, planning_mask, alpha)
-    if arm == "symmetric":
-        return symmetric_advantages(advantages, planning_mask, alpha)
-    if arm == "high_entropy":
-        return high_entropy_advantages(
-            advantages,
-            entropies,  # type: ignore[arg-type]  # None is refused there
-            completion_mask,
-            alpha,
-            high_entropy_share,
-        )
-    if arm == "gated":
-        lengths = completion_mask.sum(dim=1)  # (B,)
-        return gated_advantages(advantages, planning_mask, rewards, lengths, group_size, alpha)
-    raise ValueError(f"arm={arm!r} is unknown; use one of {', '.join(ARMS)}")
+ARMS: dict[str, Callable[[Rollouts, float], Tensor]] = {
+    "grpo": grpo,
+    "hicra": hicra,  # a placebo is this with another lexicon
+    "entropy_reg": grpo,  # its bonus stands in the loss
+    "high_entropy": high_entropy,
+    "symmetric": symmetric,
+    "gated": gated,
+}
 
 
 def align_to_packed(values: Tensor, left_pad: Tensor, width: int) -> Tensor:
@@ -188,18 +151,20 @@ def _amplify(per_token: Tensor, bonus: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask & (bonus != 0), per_token + bonus, per_token)  # (B, T)
 
 
-def _broadcast(advantages: Tensor, mask: Tensor, mask_name: str) -> Tensor:
+def _broadcast(advantages: Tensor, planning_mask: Tensor) -> Tensor:
     _check("advantages", advantages, rank=1, floating=True)
-    _check_mask(mask_name, mask)
-    if mask.shape[0] != advantages.shape[0]:
+    _check_mask("planning_mask", planning_mask)
+    if len(planning_mask) != len(advantages):
         raise ValueError(
-            f"{mask_name} has {mask.shape[0]} rows for {advantages.shape[0]} advantages; "
+            f"planning_mask has {len(planning_mask)} rows for {len(advantages)} advantages; "
             "both need one row per completion"
         )
-    return advantages[:, None].expand(mask.shape)  # (B, T)
+    return advantages[:, None].expand(planning_mask.shape)  # (B, T)
 
 
 def _group_mean(values: Tensor, group_size: int) -> Tensor:
+    if group_size < 1 or len(values) % group_size:
+        raise ValueError(f"{len(values)} completions do not split into groups of group_size={group_size}")
     means = values.view(-1, group_size).mean(dim=1)  # (B / G,)
     return means.repeat_interleave(group_size)  # (B,)
 
@@ -219,16 +184,10 @@ def _check_mask(name: str, mask: Tensor) -> None:
         raise ValueError(f"{name} must be bool, got {mask.dtype}; pass {name}.bool()")
 
 
-def _check_alpha(alpha: float) -> None:
+def check_alpha(alpha: float) -> None:
+    """Raise ValueError for an alpha outside [0, 1)."""
     if not 0 <= alpha < 1:
         raise ValueError(f"alpha={alpha!r} must lie in [0, 1): at 1 a failure has no blame left")
-
-
-def _check_groups(rows: int, group_size: int) -> None:
-    if group_size < 2:
-        raise ValueError(f"group_size={group_size} must be at least 2: a lone completion has A = 0")
-    if rows % group_size:
-        raise ValueError(f"{rows} completions do not split into groups of group_size={group_size}")
 
 
 def _check_rows(**vectors: Tensor) -> None:

@@ -5,10 +5,13 @@ It sits on TRL's GRPOTrainer (or the class Unsloth puts in its place); group sta
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from hicra.credit import align_to_packed, hicra_advantages
+from hicra.batches import cut_padding, has_pictures, own_tokens, positions_are_relative, taggable
+from hicra.credit import align_to_packed, check_alpha, hicra_advantages
 from hicra.planning.tagger import PlanningTagger
+from hicra.trainer_checks import check_class, check_loss, check_settings, packs_left, warn_without_planning
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,17 +21,55 @@ class HicraMixin:
     """GRPO with HICRA's credit: `class MyTrainer(HicraMixin, GRPOTrainer)`.
 
     The only change is that advantages (B,) become (B, T), raised by alpha * |A| on planning tokens
-    (paper, section 4). It happens before TRL shuffles the batch, so groups and rows still agree.
+    (paper, section 4). It happens before TRL shuffles the batch, so groups and rows still agree. Beside it,
+    each micro-batch is computed without the padding that only longer rows of the step need: same loss, same
+    gradients.
+
+    Raises HicraError, when the class or the trainer is made, for a trainer other than GRPOTrainer, for a loss
+    that does not tell tokens apart, and where TRL's loss cannot run. Warns of rewards that are divided by a
+    standard deviation and, once, of completions without a planning token.
     """
 
+    # What TRL's GRPOTrainer brings.
+    accelerator: Any
+    args: Any
+    model: Any
+    processing_class: Any
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        check_class(cls, HicraMixin)
+
     def __init__(self, *args, planning_tagger: PlanningTagger, alpha: float = 0.2, **kwargs):
+        check_alpha(alpha)
+        settings = kwargs.get(
+            "args", args[2] if len(args) > 2 else None
+        )  # of (model, reward_funcs, args, ...)
+        if settings is not None:
+            check_settings(type(self), settings)  # before the trainer makes its folder
         super().__init__(*args, **kwargs)
+        if settings is None:
+            check_settings(type(self), self.args)
         self.planning_tagger, self.alpha = planning_tagger, alpha
+        self._first_rollouts = self._first_loss = True
+
+    @property
+    def tokenizer(self):
+        """The processing class, or its tokenizer where the model also takes pictures."""
+        return getattr(self.processing_class, "tokenizer", self.processing_class)
+
+    def planning_mask(self, batch: dict[str, Tensor], tagger: PlanningTagger | None = None) -> Tensor:
+        """Planning tokens (B, T) among those that the policy wrote, by the trainer's tagger or another."""
+        tag = tagger or self.planning_tagger
+        mask = tag(batch["completion_ids"], taggable(batch, self.tokenizer.eos_token_id))  # (B, T)
+        if self._first_rollouts and tag is self.planning_tagger:
+            self._first_rollouts = False
+            warn_without_planning(self.accelerator, mask, own_tokens(batch))
+        return mask
 
     def credit(self, batch: dict[str, Tensor]) -> Tensor:
         """Per-token advantages (B, T) of a scored batch whose advantages are still (B,)."""
-        mask = self.planning_tagger(batch["completion_ids"], batch["completion_mask"])  # (B, T)
-        return hicra_advantages(batch["advantages"], mask, self.alpha)  # (B, T)
+        return hicra_advantages(batch["advantages"], self.planning_mask(batch), self.alpha)  # (B, T)
 
     def _generate_and_score_completions(self, inputs):
         batch = super()._generate_and_score_completions(inputs)
@@ -36,15 +77,16 @@ class HicraMixin:
         return batch
 
     def compute_loss(self, model, inputs, *args, **kwargs):
-        # Unsloth's own trainer, which takes TRL's place on a GPU, packs the batch inside its loss.
-        if packs_left(type(self)):
+        if self._first_loss and not packs_left(type(self)):  # Unsloth's is known to the tests
+            self._first_loss = False
+            check_loss(self, partial(super().compute_loss, model), inputs)
+        inputs = cut_padding(
+            inputs, prompts=positions_are_relative(self.model), multiple=self.args.pad_to_multiple_of
+        )
+        # Unsloth's own trainer, which takes TRL's place on a GPU, packs a batch of text inside its loss.
+        if packs_left(type(self)) and not has_pictures(inputs):
             inputs = {**inputs, "advantages": packed_advantages(inputs)}  # (B, T) -> (B, T + m)
         return super().compute_loss(model, inputs, *args, **kwargs)
-
-
-def packs_left(trainer_class: type) -> bool:
-    """Whether the loss is Unsloth's: its generated class stands among the trainer's ancestors."""
-    return any(parent.__name__ == "UnslothGRPOTrainer" for parent in trainer_class.__mro__)
 
 
 def packed_advantages(inputs: dict[str, Tensor]) -> Tensor:

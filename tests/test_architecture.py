@@ -15,11 +15,13 @@ METHOD = {
     "words": "",
     "files": "errors",
     "boxed": "",
+    "batches": "errors",
     "credit": "errors",
     "lexicon": "boxed errors files words",
     "planning": "errors files lexicon words",
-    "dynamics": "errors files lexicon planning words",
-    "trainer": "credit planning",
+    "dynamics": "batches errors files lexicon planning words",
+    "trainer_checks": "credit errors",
+    "trainer": "batches credit planning trainer_checks",
 }
 STUDY = {
     "study.sources": "",

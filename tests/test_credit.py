@@ -1,24 +1,29 @@
 """Credit: every arm on a 2x4 example worked out by hand, and the gradients it produces."""
 
+import copy
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hicra import credit as c
+from hicra.study.profiles import ARMS
 
 ADVANTAGES = torch.tensor([0.5, -0.5])  # one success, one failure
 PLANNING = torch.tensor([[1, 1, 0, 0], [0, 1, 0, 1]]).bool()
 COMPLETION = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]]).bool()
 ENTROPIES = torch.tensor([[0.1, 2.0, 0.3, 0.2], [1.5, 0.4, 0.5, 9.0]])  # 9.0 is padding
-REWARDS = torch.tensor([1.0, 0.0])
-
-
-def test_group_advantage_subtracts_the_mean_and_never_divides():
-    rewards = torch.tensor([1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0])
-    expected = torch.tensor([0.75, -0.25, -0.25, -0.25, 0.0, 0.0, 0.0, 0.0])
-    assert torch.equal(c.group_advantage(rewards, 4), expected)
-    assert torch.equal(c.group_advantage(torch.tensor([3.0, 1.0]), 2), torch.tensor([1.0, -1.0]))
+EXAMPLE = c.Rollouts(
+    advantages=ADVANTAGES,
+    planning_mask=PLANNING,
+    completion_mask=COMPLETION,
+    entropies=ENTROPIES,
+    rewards=torch.tensor([1.0, 0.0]),
+    group_size=2,
+)
 
 
 def test_hicra_adds_credit_in_success_and_dampens_blame_in_failure():
@@ -28,32 +33,43 @@ def test_hicra_adds_credit_in_success_and_dampens_blame_in_failure():
 
 def test_symmetric_amplifies_both_signs():
     expected = torch.tensor([[0.6, 0.6, 0.5, 0.5], [-0.5, -0.6, -0.5, -0.6]])
-    torch.testing.assert_close(c.symmetric_advantages(ADVANTAGES, PLANNING, 0.2), expected)
+    torch.testing.assert_close(c.symmetric(EXAMPLE, 0.2), expected)
 
 
 def test_high_entropy_amplifies_the_top_fifth_of_the_completion_tokens():
     # 7 completion tokens, ceil(0.2 * 7) = 2: those with entropy 2.0 and 1.5, not the padding's 9.0.
     expected = torch.tensor([[0.5, 0.6, 0.5, 0.5], [-0.4, -0.5, -0.5, -0.5]])
-    actual = c.high_entropy_advantages(ADVANTAGES, ENTROPIES, COMPLETION, 0.2)
-    torch.testing.assert_close(actual, expected)
+    torch.testing.assert_close(c.high_entropy(EXAMPLE, 0.2), expected)
+    # ceil(0.3 * 7) = 3: 0.5 is the next.
+    expected = torch.tensor([[0.5, 0.6, 0.5, 0.5], [-0.4, -0.5, -0.4, -0.5]])
+    torch.testing.assert_close(c.high_entropy(EXAMPLE._replace(high_entropy_share=0.3), 0.2), expected)
+
+
+def _gated(advantages, mask, rewards, lengths, group_size):
+    completion = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]  # (B, T)
+    planning = torch.zeros_like(completion)
+    planning[:, : len(mask[0])] = torch.tensor(mask)
+    rollouts = EXAMPLE._replace(
+        advantages=torch.tensor(advantages),
+        planning_mask=planning,
+        completion_mask=completion,
+        rewards=torch.tensor(rewards),
+        group_size=group_size,
+    )
+    return c.gated(rollouts, 0.2)[:, : len(mask[0])]
 
 
 def test_gated_needs_a_correct_response_longer_than_the_group_mean():
-    advantages = torch.tensor([0.5, 0.5, -0.5, -0.5])
-    mask = torch.tensor([[True, False]] * 4)
-    lengths = torch.tensor([9, 3, 9, 3])  # mean 6
-    rewards = torch.tensor([1.0, 1.0, 0.0, 0.0])
+    actual = _gated(
+        [0.5, 0.5, -0.5, -0.5], [[True, False]] * 4, [1.0, 1.0, 0.0, 0.0], [9, 3, 9, 3], 4
+    )  # mean 6
     expected = torch.tensor([[0.6, 0.5], [0.5, 0.5], [-0.5, -0.5], [-0.5, -0.5]])
-    actual = c.gated_advantages(advantages, mask, rewards, lengths, 4, 0.2)
     torch.testing.assert_close(actual, expected)
 
 
 def test_gated_uses_the_mean_of_its_own_group_and_equal_lengths_are_not_longer():
-    advantages = torch.tensor([0.5, -0.5, 0.5, -0.5])
-    mask = torch.ones(4, 1, dtype=torch.bool)
-    rewards = torch.tensor([1.0, 0.0, 1.0, 0.0])
-    lengths = torch.tensor([10, 8, 100, 100])  # group means 9 and 100, batch mean 54.5
-    actual = c.gated_advantages(advantages, mask, rewards, lengths, 2, 0.2)
+    lengths = [10, 8, 100, 100]  # group means 9 and 100, batch mean 54.5
+    actual = _gated([0.5, -0.5, 0.5, -0.5], [[True]] * 4, [1.0, 0.0, 1.0, 0.0], lengths, 2)
     torch.testing.assert_close(actual, torch.tensor([[0.6], [-0.5], [0.5], [-0.5]]))
 
 
@@ -67,8 +83,9 @@ def test_alpha_zero_is_grpo_bit_for_bit(values, bits, dtype):
     flags = [[bool(bits >> (4 * row + t) & 1) for t in range(4)] for row in range(len(values))]
     mask = torch.tensor(flags)
     grpo = advantages[:, None].expand(-1, 4).contiguous()
-    for function in (c.hicra_advantages, c.symmetric_advantages):
-        assert _bits(function(advantages, mask, 0.0)) == _bits(grpo)
+    rollouts = EXAMPLE._replace(advantages=advantages, planning_mask=mask)
+    for arm in ("grpo", "hicra", "symmetric"):
+        assert _bits(c.ARMS[arm](rollouts, 0.0)) == _bits(grpo)
 
 
 def test_alpha_zero_keeps_the_sign_of_zero():
@@ -89,35 +106,29 @@ def test_gradient_of_a_toy_reinforce_loss(sign, factor):
 
 
 def test_symmetric_gradient_grows_in_failure():
-    mask = torch.tensor([[True]])
-    gradient = _reinforce_gradient(c.symmetric_advantages(torch.tensor([-0.5]), mask, 0.2))
+    rollouts = EXAMPLE._replace(advantages=torch.tensor([-0.5]), planning_mask=torch.tensor([[True]]))
+    gradient = _reinforce_gradient(c.symmetric(rollouts, 0.2))
     torch.testing.assert_close(gradient[0, 0, 0], torch.tensor(0.25 * 1.2))
 
 
 @pytest.mark.parametrize("arm", c.ARMS)
-def test_dispatcher_gives_each_arm_its_function(arm):
-    lengths = COMPLETION.sum(1)
-    expected = {
-        "grpo": ADVANTAGES[:, None].repeat(1, 4),
-        "hicra": c.hicra_advantages(ADVANTAGES, PLANNING, 0.3),
-        "symmetric": c.symmetric_advantages(ADVANTAGES, PLANNING, 0.3),
-        "high_entropy": c.high_entropy_advantages(ADVANTAGES, ENTROPIES, COMPLETION, 0.3),
-        "gated": c.gated_advantages(ADVANTAGES, PLANNING, REWARDS, lengths, 2, 0.3),
-    }[arm]
-    actual = _credit(arm)
-    assert torch.equal(actual, expected)
+def test_every_arm_gives_one_advantage_a_token_and_changes_no_input(arm):
+    before = copy.deepcopy(EXAMPLE)
+    actual = c.ARMS[arm](EXAMPLE, 0.3)
+    assert actual.shape == PLANNING.shape
     assert actual.is_contiguous()
-    assert ADVANTAGES.tolist() == [0.5, -0.5]  # the input is never changed
+    actual.zero_()
+    for field, kept in zip(EXAMPLE, before, strict=True):
+        assert torch.equal(field, kept) if torch.is_tensor(field) else field == kept
 
 
-def test_the_arms_all_differ_on_the_example():
-    results = {tuple(_credit(arm).flatten().tolist()) for arm in c.ARMS}
-    assert len(results) == len(c.ARMS)
+def test_the_arms_differ_on_the_example():
+    results = {tuple(function(EXAMPLE, 0.3).flatten().tolist()) for function in c.ARMS.values()}
+    assert len(results) == len(set(c.ARMS.values()))
 
 
-def test_unknown_arm_lists_the_known_ones():
-    with pytest.raises(ValueError, match="'hicar'.*grpo, hicra, high_entropy, symmetric, gated"):
-        _credit("hicar")
+def test_the_study_knows_the_same_arms():
+    assert set(ARMS) == set(c.ARMS)
 
 
 @pytest.mark.parametrize(
@@ -144,9 +155,9 @@ def test_top_share_of_an_empty_mask_is_empty():
 
 @pytest.mark.parametrize("alpha", [1.0, -0.1, float("nan"), 2])
 def test_alpha_outside_its_range_is_named(alpha):
-    for function in (c.hicra_advantages, c.symmetric_advantages):
+    for arm in ("hicra", "symmetric", "high_entropy"):
         with pytest.raises(ValueError, match=r"alpha=.*\[0, 1\)"):
-            function(ADVANTAGES, PLANNING, alpha)
+            c.ARMS[arm](EXAMPLE, alpha)
 
 
 @pytest.mark.parametrize(
@@ -158,35 +169,16 @@ def test_alpha_outside_its_range_is_named(alpha):
         (lambda: c.hicra_advantages(ADVANTAGES, PLANNING[:1], 0.2), "1 rows for 2 advantages"),
         (lambda: c.hicra_advantages(ADVANTAGES.long(), PLANNING, 0.2), "advantages.*floating"),
         (lambda: c.hicra_advantages([0.5], PLANNING, 0.2), "advantages.*list"),
-        (lambda: c.group_advantage(torch.ones(5), 2), "5 completions.*group_size=2"),
-        (lambda: c.group_advantage(torch.ones(4), 1), "group_size=1"),
-        (lambda: c.group_advantage(torch.ones(4).long(), 2), "rewards.*floating"),
         (lambda: c.top_share(ENTROPIES, COMPLETION, 1.5), "share=1.5"),
         (lambda: c.top_share(ENTROPIES, COMPLETION[:1], 0.5), "differ"),
         (lambda: c.top_share(ENTROPIES * torch.nan, COMPLETION, 0.5), "NaN"),
-        (
-            lambda: c.gated_advantages(ADVANTAGES, PLANNING, REWARDS, torch.ones(4), 2, 0.2),
-            "'lengths': 4",
-        ),
-        (lambda: _credit("high_entropy", entropies=None), "values.*NoneType"),
+        (lambda: c.gated(EXAMPLE._replace(group_size=3), 0.2), "2 completions.*group_size=3"),
+        (lambda: c.high_entropy(EXAMPLE._replace(entropies=None), 0.2), "values.*NoneType"),
     ],
 )
 def test_wrong_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
-
-
-def _credit(arm, entropies=ENTROPIES):
-    return c.credit(
-        arm,
-        ADVANTAGES,
-        planning_mask=PLANNING,
-        entropies=entropies,
-        completion_mask=COMPLETION,
-        rewards=REWARDS,
-        group_size=2,
-        alpha=0.3,
-    )
 
 
 def _reinforce_gradient(per_token):
@@ -199,3 +191,10 @@ def _reinforce_gradient(per_token):
 
 def _bits(tensor):
     return tensor.contiguous().view(torch.uint8).tolist()
+
+
+def test_the_equation_needs_torch_alone():
+    known = "import sys; sys.modules.update(dict.fromkeys(('numpy', 'transformers', 'trl', 'unsloth')))"
+    code = f"{known}; from hicra import hicra_advantages; from hicra.credit import hicra_advantages"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

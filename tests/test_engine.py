@@ -4,7 +4,8 @@ from hicra.study.policy import generation, unsloth_models
 
 import pytest
 import torch
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+from peft import LoraConfig, get_peft_model
+from transformers import Gemma2Config, Gemma2ForCausalLM, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from hicra.dynamics.token_statistics import token_statistics
 from hicra.files import data_root
@@ -98,3 +99,109 @@ def test_log_probabilities_and_entropies_by_definition(monkeypatch, rows, positi
             p = logits[row, 3 + t - 1].softmax(-1)
             torch.testing.assert_close(logps[row, t], p[completion[row, t]].log())
             torch.testing.assert_close(entropies[row, t], -(p * p.log()).sum())
+
+
+def _tiny(kind="llama", **more):
+    torch.manual_seed(0)
+    size = {"vocab_size": 11, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    if kind == "gemma2":  # caps its logits, so hidden states times the head are not them
+        capped = {"head_dim": 4, "final_logit_softcapping": 0.02, "query_pre_attn_scalar": 4}
+        return Gemma2ForCausalLM(Gemma2Config(**size, **heads, **capped, pad_token_id=0, **more))
+    return LlamaForCausalLM(LlamaConfig(**size, **heads, **more))
+
+
+def _uneven():
+    """Rows of many lengths: no two parts of it have the same longest prompt and completion."""
+    draw = torch.Generator().manual_seed(0)
+    ids = {n: torch.randint(1, 11, (5, w), generator=draw) for n, w in (("prompt", 6), ("completion", 7))}
+    prompts, completions = torch.tensor([1, 3, 2, 6, 4]), torch.tensor([2, 1, 4, 3, 7])
+    return {
+        "prompt_ids": ids["prompt"],
+        "prompt_mask": (torch.arange(6) >= 6 - prompts[:, None]).long(),
+        "completion_ids": ids["completion"],
+        "completion_mask": (torch.arange(7) < completions[:, None]).long(),
+    }
+
+
+def _by_row(model, batch, temperature):
+    """Log-probabilities and entropies of each row alone, without any padding, from the model's own logits."""
+    found = []
+    for i in range(len(batch["prompt_ids"])):
+        prompt, completion = (
+            batch[f"{n}_ids"][i][batch[f"{n}_mask"][i].bool()] for n in ("prompt", "completion")
+        )
+        with torch.no_grad():
+            logits = model(torch.cat([prompt, completion])[None]).logits[0, len(prompt) - 1 : -1]
+        scores = (logits.float() / temperature).log_softmax(-1)
+        found.append((scores.gather(-1, completion[:, None])[:, 0], -(scores.exp() * scores).sum(-1)))
+    return found
+
+
+MODELS = {
+    "llama": lambda: _tiny(),
+    "tied head": lambda: _tiny(tie_word_embeddings=True),
+    "gemma2": lambda: _tiny("gemma2"),
+    "adapter": lambda: get_peft_model(
+        _tiny(), LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    ),
+}
+
+
+@pytest.mark.parametrize("rows", [64, 2, 1])
+@pytest.mark.parametrize("name", MODELS)
+def test_parts_are_cut_to_their_longest_rows_and_stay_exact(name, rows):
+    model, batch = MODELS[name]().eval(), _uneven()
+    logps, entropies = token_statistics(model, batch, temperature=0.7, rows=rows)
+    assert logps.shape == entropies.shape == batch["completion_ids"].shape
+    for i, (own_logps, own_entropies) in enumerate(_by_row(model, batch, 0.7)):
+        torch.testing.assert_close(logps[i, : len(own_logps)], own_logps)
+        torch.testing.assert_close(entropies[i, : len(own_logps)], own_entropies)
+
+
+def test_the_pass_is_as_wide_as_its_rows_and_never_makes_all_logits():
+    model, widths, logits = _tiny(), [], []
+    model.model.register_forward_hook(lambda module, args, output: widths.append(output[0].shape[1]))
+    model.lm_head.register_forward_hook(lambda module, args, output: logits.append(output.shape[1]))
+    token_statistics(model, _uneven(), temperature=1.0, rows=1)
+    assert widths == [3, 4, 6, 9, 11]  # prompt and completion
+    assert logits == [1] * 5
+
+
+def test_the_head_multiplies_in_32_bit():
+    model = _tiny().to(torch.bfloat16).eval()
+    batch = _uneven()
+    logps, _ = token_statistics(model, batch, temperature=1.0, rows=1)
+    hidden = []
+    hook = model.model.register_forward_hook(lambda module, args, output: hidden.append(output[0]))
+    _by_row(model, batch, 1.0)
+    hook.remove()
+    for i, states in enumerate(hidden):
+        n, start = int(batch["completion_mask"][i].sum()), int(batch["prompt_mask"][i].sum()) - 1
+        scores = (states[0, start : start + n].float() @ model.lm_head.weight.float().T).log_softmax(-1)
+        wanted = scores.gather(-1, batch["completion_ids"][i, :n, None])[:, 0]
+        torch.testing.assert_close(logps[i, :n], wanted, rtol=1e-5, atol=1e-6)
+    assert logps.dtype == torch.float32
+
+
+def test_the_model_scores_in_evaluation_mode_without_a_cache_and_gets_its_modes_back():
+    model = _tiny(attention_dropout=0.5).train()
+    model.model.norm.eval()  # a module that someone has frozen
+    seen = []
+    model.model.register_forward_hook(
+        lambda module, args, kwargs, output: seen.append((module.training, kwargs["use_cache"])),
+        with_kwargs=True,
+    )
+    modes = [module.training for module in model.modules()]
+    first, again = (token_statistics(model, _uneven(), temperature=1.0)[0] for _ in range(2))
+    assert torch.equal(first, again)  # no dropout
+    assert seen == [(False, False)] * 2
+    assert [module.training for module in model.modules()] == modes
+
+
+def test_modes_come_back_after_an_error():
+    model = _tiny().train()
+    with pytest.raises(IndexError):  # an id that the model does not have
+        token_statistics(model, {**_uneven(), "completion_ids": torch.full((5, 7), 99)}, temperature=1.0)
+    assert model.training
+    assert not model.model._forward_hooks

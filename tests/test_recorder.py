@@ -76,7 +76,9 @@ def _tokens():
 
 
 def test_a_row_holds_the_sums_and_counts_of_its_tokens():
-    row = step_row(7, GRADED, _tokens(), lexicon=Lexicon.from_grams(["let us see"]), group_size=2)
+    row = step_row(
+        7, GRADED, _tokens(), GRADED.texts, lexicon=Lexicon.from_grams(["let us see"]), group_size=2
+    )
     counts = {"step": 7, "n_completions": 4, "n_groups": 2, "n_zero_variance_groups": 1, "n_solved_groups": 2}
     counts |= {"n_clipped": 1, "n_no_planning": 3, "n_credit_changed": 2, "length_sum": 10}
     counts |= {"n_planning": 2, "n_execution": 8, "n_high_entropy": 3, "n_high_entropy_planning": 1}
@@ -90,7 +92,9 @@ def test_a_row_holds_the_sums_and_counts_of_its_tokens():
     assert row["nll_planning"] == pytest.approx(0.31)
     unlabelled = GRADED._replace(errors=None)
     assert (
-        step_row(7, unlabelled, _tokens(), lexicon=Lexicon.from_grams(["a b c"]), group_size=2)["errors"]
+        step_row(
+            7, unlabelled, _tokens(), unlabelled.texts, lexicon=Lexicon.from_grams(["a b c"]), group_size=2
+        )["errors"]
         is None
     )
 

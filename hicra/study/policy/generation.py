@@ -25,6 +25,7 @@ def private_seed(seed: int) -> Iterator[None]:
 
 def cache_bytes(config, size: int) -> int:
     """Bytes of one token's keys and values, `size` bytes a number."""
+    config = config.get_text_config()  # of a vision-language model too
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return 2 * config.num_hidden_layers * config.num_key_value_heads * head * size
 

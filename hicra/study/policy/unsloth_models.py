@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+import json
 import os
 from pathlib import Path
 
@@ -18,17 +19,23 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 import psutil
 import unsloth  # noqa: E402, I001  (before transformers and trl)
 import torch  # noqa: E402
+from peft import LoraConfig, get_peft_model  # noqa: E402
 from transformers import (  # noqa: E402
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
     AutoTokenizer,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    ProcessorMixin,
 )
 
 from hicra.errors import MissingError  # noqa: E402
 
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+VISION = r".*(vision|visual).*"  # the part of a vision-language model that adapters leave alone
+PICTURE_TOKENS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
 
 
 def load_policy(
@@ -41,18 +48,23 @@ def load_policy(
     load_in_4bit: bool = False,
     gradient_checkpointing: bool = False,
     vllm: bool = False,
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | ProcessorMixin]:
     """Model and tokenizer of the folder `base`, with a new LoRA adapter unless `lora_rank` is 0.
 
-    A folder that holds an adapter gives its base with that adapter. `vllm` starts Unsloth's colocated
-    engine, on a GPU. Raises FileNotFoundError where a folder is no model, ValueError where its weights
-    are torn.
+    A folder that holds an adapter gives its base with that adapter; a vision-language model comes with its
+    processor instead, whose `tokenizer` taggers take, and adapters leave its vision alone. `vllm` starts
+    Unsloth's colocated engine, on a GPU. Raises FileNotFoundError where a folder is no model, ValueError
+    where its weights are torn.
     """
     base = Path(base)
     if not any((base / name).exists() for name in ("config.json", "adapter_config.json")):
         raise MissingError(f"no model in {base}; `make sandbox-base` trains the sandbox's")
+    sees = _sees(base)
+    if sees and not has_gpu():
+        return _plain_vision_model(base, lora_rank=lora_rank, seed=seed, dtype=dtype)
     recompute = "unsloth" if gradient_checkpointing else False
-    model, tokenizer = unsloth.FastLanguageModel.from_pretrained(
+    fast = unsloth.FastVisionModel if sees else unsloth.FastLanguageModel
+    model, tokenizer = fast.from_pretrained(
         str(base),
         max_seq_length=max_length,
         dtype=getattr(torch, dtype),
@@ -64,16 +76,44 @@ def load_policy(
     )
     model.generation_config = _plain_sampling(model)
     if lora_rank:
-        model = unsloth.FastLanguageModel.get_peft_model(
+        model = fast.get_peft_model(
             model,
             r=lora_rank,
             lora_alpha=lora_rank,
-            target_modules=LORA_TARGETS,
+            **({"finetune_vision_layers": False} if sees else {"target_modules": LORA_TARGETS}),
             random_state=seed,
             use_gradient_checkpointing=recompute,
         )
-    tokenizer.padding_side = "left"
+    getattr(tokenizer, "tokenizer", tokenizer).padding_side = "left"
     return model, tokenizer
+
+
+def _sees(base: Path) -> bool:
+    config = base / "config.json"
+    return config.exists() and "vision_config" in json.loads(config.read_text())
+
+
+def _plain_vision_model(base: Path, *, lora_rank: int, seed: int, dtype: str):
+    """By transformers and PEFT alone: Unsloth has no vision models without a GPU."""
+    torch.manual_seed(seed)  # of the adapter
+    model = AutoModelForImageTextToText.from_pretrained(
+        base, dtype=getattr(torch, dtype), local_files_only=True
+    )
+    model.generation_config = _plain_sampling(model)
+    if lora_rank:
+        lora = LoraConfig(
+            r=lora_rank, lora_alpha=lora_rank, target_modules=LORA_TARGETS, exclude_modules=VISION
+        )
+        model = get_peft_model(model, lora)
+    processor = AutoProcessor.from_pretrained(base, local_files_only=True)
+    processor.tokenizer.padding_side = "left"
+    return model, processor
+
+
+def picture_tokens(model) -> tuple[int, ...]:
+    """Ids that stand for pictures; a completion that drew one would miss a picture."""
+    ids = (getattr(model.config, name, None) for name in PICTURE_TOKENS)
+    return tuple(token for token in ids if token is not None)
 
 
 def _plain_sampling(model) -> GenerationConfig:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hicra.study.problems.grading import grade
 from hicra.study.record.run_folder import RunError
+from hicra.study.training.messages import plain_text
 
 
 class Graded(NamedTuple):
@@ -40,6 +41,8 @@ class VerifiedAnswer:
         self.graded: Graded | None = None
 
     def __call__(self, prompts, completions, completion_ids, answer, problem, **_) -> list[float]:
+        prompts = [plain_text(prompt) for prompt in prompts]
+        completions = [plain_text(completion, "assistant") for completion in completions]  # not tools
         _check_groups(prompts, self.group_size)
         grades = grade(completions, answer, prefilled_think=self.prefilled_think)
         ended = [ids[-1] == self.end for ids in completion_ids]
@@ -59,5 +62,5 @@ class VerifiedAnswer:
 def _check_groups(prompts: Sequence, group_size: int) -> None:
     """A group's statistics need all of it in one process, in order."""
     for start in range(0, len(prompts), group_size):
-        if len({str(p) for p in prompts[start : start + group_size]}) != 1:
+        if len(set(prompts[start : start + group_size])) != 1:
             raise RunError("a process was given parts of groups; processes must share prompts evenly")

@@ -27,8 +27,46 @@ from hicra.study.training.process import certain_end
 from hicra.study.training.settings import PACKAGES
 
 
-def grpo_config(profile: Profile, arm: str, seed: int, out: Path):
-    """TRL's configuration of the paper's GRPO: no division by std, clip-higher, token mean, no KL."""
+def method_settings(profile: Profile, arm: str) -> dict:
+    """What decides an update beside the optimizer: the paper's GRPO, with A = R - mean of the group.
+
+    All of it is passed to the trainer, whatever its default: Unsloth's differ from TRL's.
+    """
+    return {
+        "scale_rewards": "none",  # no division by the standard deviation
+        "multi_objective_aggregation": "sum_then_normalize",
+        "loss_type": "dapo",  # the mean over the batch's tokens
+        "importance_sampling_level": "token",
+        "num_iterations": 1,
+        "epsilon": profile.epsilon_low,
+        "epsilon_high": profile.epsilon_high,
+        "delta": None,
+        "beta": profile.kl_beta,
+        "entropy_coef": profile.entropy_coef if arm == "entropy_reg" else 0.0,
+        "use_adaptive_entropy": False,
+        "top_entropy_quantile": 1.0,
+        "mask_truncated_completions": False,  # a truncated completion is a failure, and learned from
+        "off_policy_mask_threshold": None,
+        # vLLM's probabilities against the trainer's; by token, for a sequence's product leaves long ones out.
+        "vllm_importance_sampling_correction": True,
+        "vllm_importance_sampling_mode": "token_truncate",
+        "vllm_importance_sampling_clip_min": None,
+        "vllm_importance_sampling_clip_max": 3.0,
+        "router_aux_loss_coef": 0.0,
+        "temperature": profile.temperature,
+        "top_p": 1.0,
+        "top_k": 0,
+        "min_p": None,
+        "repetition_penalty": 1.0,
+        "disable_dropout": False,
+    }
+
+
+def grpo_config(profile: Profile, arm: str, seed: int, out: Path, *, never: tuple[int, ...] = ()):
+    """TRL's configuration of a run: the method's settings, the profile's sizes and optimizer.
+
+    `never`: ids that are not sampled, such as a picture's, which a completion cannot hold.
+    """
     from hicra.study.policy import unsloth_models
 
     from trl import GRPOConfig
@@ -41,13 +79,8 @@ def grpo_config(profile: Profile, arm: str, seed: int, out: Path):
         gradient_accumulation_steps=rows // at_once,
         num_generations=profile.group_size,
         max_completion_length=profile.max_completion_length,
-        temperature=profile.temperature,
-        scale_rewards="none",  # method: A = R - mean, no std
-        loss_type="dapo",
-        epsilon=profile.epsilon_low,
-        epsilon_high=profile.epsilon_high,
-        beta=profile.kl_beta,
-        entropy_coef=profile.entropy_coef if arm == "entropy_reg" else 0.0,
+        **method_settings(profile, arm),
+        generation_kwargs=_without(never, profile.vllm),
         max_steps=profile.steps,
         optim="adamw_torch_fused",  # named, because Unsloth's default on a GPU is another
         learning_rate=profile.learning_rate,
@@ -68,12 +101,19 @@ def grpo_config(profile: Profile, arm: str, seed: int, out: Path):
         use_cpu=not unsloth_models.has_gpu(),
         bf16=profile.dtype == "bfloat16",
         fp16=profile.dtype == "float16",
-        gradient_checkpointing=False,  # the engine's affair
+        gradient_checkpointing=False,  # set by Unsloth
         dataloader_pin_memory=False,
         ddp_backend="gloo" if profile.processes > 1 and not unsloth_models.has_gpu() else None,
         ddp_timeout=24 * 3600,  # the others wait while one process evaluates
         seed=seed,
     )
+
+
+def _without(never: tuple[int, ...], vllm: bool) -> dict:
+    """Sampling options that leave out some ids, as vLLM or as transformers takes them."""
+    if not never:
+        return {}
+    return {"logit_bias": dict.fromkeys(never, -100.0)} if vllm else {"suppress_tokens": list(never)}
 
 
 def train(plan: RunPlan, folder: Path | str) -> RunFolder:
@@ -95,6 +135,7 @@ def train(plan: RunPlan, folder: Path | str) -> RunFolder:
             condition=plan.condition,
             base_weights_sha256=weights,
             versions={p: version(p) for p in PACKAGES},
+            method=method_settings(plan.profile, plan.arm),
             world=plan.profile.world,
         )
         run.same("base_weights_sha256", weights)
@@ -132,6 +173,8 @@ def _finish(trainer, run: RunFolder, seconds: float) -> None:
 
 
 def _make_trainer(plan: RunPlan, run: RunFolder):
+    from hicra.study.policy import unsloth_models
+
     from datasets import Dataset
     from trl import GRPOTrainer
 
@@ -149,7 +192,9 @@ def _make_trainer(plan: RunPlan, run: RunFolder):
     return StudyTrainer(
         model=model,
         processing_class=tokenizer,
-        args=grpo_config(profile, plan.arm, seed, run.path / "checkpoints"),
+        args=grpo_config(
+            profile, plan.arm, seed, run.path / "checkpoints", never=unsloth_models.picture_tokens(model)
+        ),
         train_dataset=Dataset.from_list(_short_rows(plan, tokenizer, run)),
         callbacks=[RecordCallback(recorder, score, profile.eval_every), SealCallback()],
         plan=plan,

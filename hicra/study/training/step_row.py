@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import NamedTuple
 
 from torch import Tensor
 
+from hicra.batches import own_tokens
 from hicra.credit import top_share
 from hicra.lexicon.lexicon import Lexicon
 from hicra.planning.trace_page import HIGH_ENTROPY
@@ -24,7 +27,7 @@ class Tokens(NamedTuple):
     """The completion tokens of a step, B completions of T tokens with padding."""
 
     ids: Tensor  # (B, T)
-    done: Tensor  # (B, T) bool, False on padding
+    done: Tensor  # (B, T) bool, False on padding and on what a tool wrote
     planning: Tensor  # (B, T) bool, by the lexicon of the record
     logps: Tensor  # (B, T)
     entropies: Tensor  # (B, T) nats
@@ -32,12 +35,29 @@ class Tokens(NamedTuple):
     credited: Tensor  # (B, T) advantages that are trained on
 
 
-def step_row(step: int, graded: Graded, tokens: Tokens, *, lexicon: Lexicon, group_size: int) -> dict:
-    """The row that describes the rollouts which the policy sampled after `step` updates."""
+def own_texts(batch: dict[str, Tensor], texts: list[str], tokenizer) -> list[str]:
+    """What the policy wrote, one line a turn: no gram runs across what a tool wrote."""
+    if batch.get("tool_mask") is None:
+        return texts
+    found = []
+    for ids, own in zip(batch["completion_ids"].tolist(), own_tokens(batch).tolist(), strict=True):
+        turns = groupby(zip(ids, own, strict=True), key=itemgetter(1))
+        written = [[token for token, _ in turn] for mine, turn in turns if mine]
+        found.append("\n".join(tokenizer.decode(turn, skip_special_tokens=True) for turn in written))
+    return found
+
+
+def step_row(
+    step: int, graded: Graded, tokens: Tokens, texts: Sequence[str], *, lexicon: Lexicon, group_size: int
+) -> dict:
+    """The row that describes the rollouts which the policy sampled after `step` updates.
+
+    Grams are counted in `texts`, what the policy itself wrote.
+    """
     done, planning = tokens.done, tokens.planning  # (B, T), (B, T)
     high = top_share(tokens.entropies, done, HIGH_ENTROPY)  # (B, T)
     changed = (tokens.credited != tokens.plain[:, None]) & done  # (B, T)
-    grams, followers = gram_counts(graded.texts, lexicon)
+    grams, followers = gram_counts(texts, lexicon)
     nll, entropy = class_sums(-tokens.logps, planning, done), class_sums(tokens.entropies, planning, done)
     groups = graded.rewards.view(-1, group_size)  # (B/G, G)
     return {

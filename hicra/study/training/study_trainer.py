@@ -12,17 +12,16 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from transformers import TrainerCallback
 
-from hicra.credit import credit
+from hicra.batches import own_tokens
+from hicra.credit import ARMS, Rollouts, grpo
 from hicra.planning.tagger import PlanningTagger
 from hicra.study.record.checkpoints import seal
 from hicra.study.training.guard import unchanged
 from hicra.study.training.plan import RunPlan
 from hicra.study.training.recorder import Recorder
 from hicra.study.training.reward import VerifiedAnswer
-from hicra.study.training.step_row import Tokens, add_rows, rollout_rows, step_row
+from hicra.study.training.step_row import Tokens, add_rows, own_texts, rollout_rows, step_row
 from hicra.trainer import HicraMixin
-
-PLAIN = ("grpo", "entropy_reg")  # arms whose advantages are GRPO's
 
 
 class StudyMixin(HicraMixin):
@@ -47,43 +46,41 @@ class StudyMixin(HicraMixin):
         self.reward, self.recorder = reward, recorder
 
     def credit(self, batch: dict[str, Tensor]) -> Tensor:
-        credited = self.planning_tagger(batch["completion_ids"], batch["completion_mask"])  # (B, T)
-        planning = self.observed_tagger(batch["completion_ids"], batch["completion_mask"])  # (B, T)
+        credited = self.planning_mask(batch)  # (B, T)
+        planning = self.planning_mask(batch, self.observed_tagger)  # (B, T)
         logps, entropies = self.statistics(self.model, batch)  # (B, T), (B, T)
         everywhere = partial(_from_all, self.accelerator)  # the top share is one of all processes' tokens
-        advantages = credit(
-            # Entropy Regularization is GRPO with TRL's own bonus in the loss.
-            "grpo" if self.plan.arm in PLAIN else self.plan.arm,
-            everywhere(batch["advantages"]),  # (W * B,), W processes
-            planning_mask=everywhere(credited),
+        rollouts = Rollouts(
+            advantages=everywhere(batch["advantages"]),  # (W * B,), W processes
+            planning_mask=everywhere(credited),  # (W * B, longest T)
+            completion_mask=everywhere(own_tokens(batch)),
             entropies=everywhere(entropies),
-            completion_mask=everywhere(batch["completion_mask"].bool()),
-            rewards=everywhere(self.reward.graded.rewards.to(batch["advantages"])),  # (W * B,)
+            rewards=everywhere(self.reward.graded.rewards.to(batch["advantages"])),
             group_size=self.num_generations,
-            alpha=self.alpha,
             high_entropy_share=self.plan.profile.high_entropy_share,
-        )  # (W * B, longest T)
+        )
+        advantages = ARMS[self.plan.arm](rollouts, self.alpha)  # (W * B, longest T)
         first, width = self.accelerator.process_index * len(credited), credited.shape[1]
         advantages = advantages[first : first + len(credited), :width]  # (B, T)
         tokens = Tokens(
             batch["completion_ids"],
-            batch["completion_mask"].bool(),
+            own_tokens(batch),
             planning,
             logps,
             entropies,
             plain=batch["advantages"],
             credited=advantages,
         )
-        self._record(tokens)
+        self._record(tokens, own_texts(batch, self.reward.graded.texts, self.tokenizer))
         return advantages
 
-    def _record(self, tokens: Tokens) -> None:
+    def _record(self, tokens: Tokens, texts: list[str]) -> None:
         """The step's rollouts, of all processes in the row, of the first one in the sample that is kept."""
         step, graded, plan = self.state.global_step, self.reward.graded, self.plan
-        own = step_row(step, graded, tokens, lexicon=plan.observed, group_size=self.num_generations)
+        own = step_row(step, graded, tokens, texts, lexicon=plan.observed, group_size=self.num_generations)
         row = add_rows(gather_object([own]))
-        kept = rollout_rows(step, graded, tokens, self.processing_class, plan.profile.rollouts_kept)
-        changes = step == 0 and plan.arm not in PLAIN and self.alpha > 0
+        kept = rollout_rows(step, graded, tokens, self.tokenizer, plan.profile.rollouts_kept)
+        changes = step == 0 and ARMS[plan.arm] is not grpo and self.alpha > 0
         self.recorder.open_step(row, graded, kept, unchanged(row, plan.arm) if changes else "")
 
 
