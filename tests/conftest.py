@@ -18,6 +18,7 @@ SLOW = {
     "test_distributed",
     "test_engine",
     "test_evaluation",
+    "test_gallery",
     "test_hostile",
     "test_install",
     "test_packing",
