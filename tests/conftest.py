@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent
 SLOW = {
     "test_committed_gallery",
     "test_distributed",
+    "test_endings",
     "test_engine",
     "test_evaluation",
     "test_gallery",
