@@ -16,8 +16,10 @@ ROOT = Path(__file__).parent.parent
 SLOW = {
     "test_committed_gallery",
     "test_distributed",
+    "test_endings",
     "test_engine",
     "test_evaluation",
+    "test_gallery",
     "test_hostile",
     "test_install",
     "test_packing",

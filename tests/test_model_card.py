@@ -4,8 +4,11 @@ import json
 
 from hicra.study.policy.model_card import model_card, publish
 
+import httpx
 import pytest
+from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 
+from hicra.cli import main
 from hicra.study.profiles import get_profile
 from hicra.study.record.run_folder import RunError
 from tests.records import write_record
@@ -73,3 +76,25 @@ def test_what_cannot_be_pushed_is_refused_before_anything_is_sent(tmp_path, hub,
     with pytest.raises(RunError, match="not a finished run"):
         publish(tmp_path / "none", "me/policy")
     assert hub == {}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        httpx.ConnectError("[Errno 111] Connection refused"),
+        httpx.ReadTimeout("The read operation timed out"),
+        OfflineModeIsEnabled("Cannot reach the Hub"),
+        HFValidationError("Repo id must be in the form 'name' or 'namespace/name'"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_hub_that_cannot_be_reached_is_one_line(tmp_path, hub, monkeypatch, capsys, error):
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setenv("HF_TOKEN", "x")
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", fails)
+    run = _finished(tmp_path)
+    assert main(["publish", str(run.path), "--to", "me/policy"]) == 2
+    said = capsys.readouterr().err
+    assert said == f"hicra: the Hub did not take me/policy ({error}); check its name and the network\n"

@@ -76,6 +76,7 @@ def test_settings_of_shipped_names_do_not_depend_on_the_folder(here):
     assert str(here) not in json.dumps(before)
 
 
+@pytest.mark.slow
 def test_what_ships_is_not_shadowed_by_the_folder(here, monkeypatch):
     wanted = load_claims(), named_sets().keys(), Lexicon.load("listing1").sha256
     (here / "experiments" / "grpo-seed10").mkdir(parents=True)

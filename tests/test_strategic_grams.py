@@ -108,6 +108,7 @@ def test_presets_and_backgrounds_belong_together(options, message):
         _build(LONG, **options)
 
 
+@pytest.mark.slow
 def test_the_shipped_lexicons_are_rebuilt_from_their_traces(shared):
     traces = shared / "traces"
     names = ("skyt1_correct_27b", "skyt1_correct_32b_ckpts_aime24")

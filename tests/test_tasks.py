@@ -101,6 +101,22 @@ def test_a_warm_start_is_on_the_problem_set_s_own_solutions(tmp_path, arithmetic
         worked_rows(arithmetic, 1)
 
 
+def test_the_fields_of_a_problem_file_can_be_named(tmp_path):
+    path, bench = tmp_path / "school.jsonl", tmp_path / "bench.jsonl"
+    rows = [{"question": f"What is {i} plus 1?", "final": f"It is more.\n#### {i + 1}"} for i in range(6)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    bench.write_text(json.dumps({"question": "What is 2 times 9?", "final": "#### 18"}) + "\n")
+    named = {"problem_field": "question", "answer_field": "final", "answer_mark": "####"}
+    settings = {"problem_set": str(path), "benchmarks": [str(bench)], "eval_problems": 2}
+    profile = get_profile("sandbox", **settings, **named)
+    assert {task.answer for task in training_tasks(profile, 4, seed=0)} <= set("123456")
+    [(tasks, _)] = benchmark_tasks(profile).values()
+    assert [task.answer for task in tasks] == ["18"]
+    assert worked_rows(profile, 1)[0]["completion"].startswith("It is more.\n\\boxed{")
+    with pytest.raises(ProblemError, match=r"'problem' is missing .*final, question.*set problem_field"):
+        training_tasks(get_profile("sandbox", **settings), 1, seed=0)
+
+
 def test_problem_sets_that_cannot_be_read_are_named(tmp_path):
     (tmp_path / "p.jsonl").write_text('{"problem": "x"}\n')
     with pytest.raises(ProblemError, match="field 'answer' is missing"):

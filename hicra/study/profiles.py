@@ -50,6 +50,10 @@ class Profile:
     group_size: Annotated[int, Field(ge=2)]  # a lone completion has no advantage
     max_completion_length: Positive
     temperature: Temperature = 1.0  # dynamics are defined at temperature 1 (paper)
+    # of records in files and hub: sets, problems and benchmarks alike; named sets have their own
+    problem_field: str = "problem"
+    answer_field: str = "answer"
+    answer_mark: str = ""  # of a solution, what the answer follows: "####", or "boxed"
     # update
     steps: Positive = 100
     learning_rate: Number = 1e-4

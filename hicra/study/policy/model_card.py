@@ -103,8 +103,9 @@ def publish(folder: Path | str, repository: str, *, merge: bool = False) -> str:
     RunError for a run that is not finished, ValueError without a token and for an adapter whose base the Hub
     does not have; all before anything is sent.
     """
+    import httpx
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 
     run = RunFolder(folder)
     if not run.finished:
@@ -132,9 +133,9 @@ def publish(folder: Path | str, repository: str, *, merge: bool = False) -> str:
         try:
             hub.create_repo(repository, exist_ok=True, private=True)
             hub.upload_folder(repo_id=repository, folder_path=out)
-        except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:  # OSError: no network
+        except (httpx.HTTPError, OfflineModeIsEnabled, HFValidationError) as error:
             raise HicraError(
-                f"the Hub did not take {repository} ({_first_line(error)}); try again"
+                f"the Hub did not take {repository} ({_first_line(error)}); check its name and the network"
             ) from error
     return f"https://huggingface.co/{repository}"
 

@@ -26,6 +26,17 @@ class ProblemError(HicraError):
     """A problem set that cannot be used; the message names the record, the field and the remedy."""
 
 
+class Fields(NamedTuple):
+    """Where a record of the user's own has problem and answer, and what mark the answer follows, if any."""
+
+    problem: str = "problem"
+    answer: str = "answer"
+    mark: str | None = None
+
+
+FIELDS = Fields()
+
+
 class Problem(NamedTuple):
     """A problem's text, gold answer, place (file:line, or dataset:row), and worked solution."""
 
@@ -99,7 +110,8 @@ def _text(record: Mapping, field: str, where: str) -> str:
     """A field as text; numbers are written out, anything else is an error."""
     if field not in record:
         known = ", ".join(sorted(record)) or "none"
-        raise ProblemError(f"{where}: field {field!r} is missing (there are: {known}); name another")
+        remedy = "set problem_field or answer_field to one of them"
+        raise ProblemError(f"{where}: field {field!r} is missing (there are: {known}); {remedy}")
     value = record[field]
     if isinstance(value, int | float) and not isinstance(value, bool):
         value = str(value)
@@ -121,7 +133,7 @@ def _answer(text: str, mark: str | None, where: str) -> str:
     else:
         answer = text.strip() if mark is None else text.rpartition(mark)[2].strip()
     if not answer or (mark not in (None, "boxed") and mark not in text):
-        raise ProblemError(f"{where}: no answer after {mark!r}; name the mark that the set uses")
+        raise ProblemError(f"{where}: no answer after {mark!r}; set answer_mark to the mark of this set")
     return answer
 
 
@@ -148,23 +160,23 @@ def named_sets() -> dict[str, NamedSet]:
     return {name: NamedSet(**row) for name, row in problem_set_records().items()}
 
 
-def read_set(source: str | Sequence[str]) -> list[Problem]:
+def read_set(source: str | Sequence[str], fields: Fields = FIELDS) -> list[Problem]:
     """The problems of a named set, a JSON Lines file, hub:OWNER/NAME@COMMIT:SPLIT, or a list of these.
 
-    "+" joins names that ship. Raises ProblemError for a name that is not in the list, and what read_jsonl and
-    from_hub raise.
+    "+" joins names that ship; `fields` are those of files and of hub: sources. Raises ProblemError for a name
+    that is not in the list, and what read_jsonl and from_hub raise.
     """
-    return [problem for part in set_parts(source) for problem in _read(part)]
+    return [problem for part in set_parts(source) for problem in _read(part, fields)]
 
 
-def _read(source: str) -> list[Problem]:
+def _read(source: str, fields: Fields) -> list[Problem]:
     if source.startswith(HUB):
         name, _, rest = source.removeprefix(HUB).partition("@")
         revision, _, part = rest.partition(":")
-        return from_hub(name, revision, part or "train")
+        return from_hub(name, revision, part or "train", *fields[:2], answer_mark=fields.mark)
     found = named_sets().get(source)
     if found is None and Path(source).exists():
-        return list(read_jsonl(source))
+        return list(read_jsonl(source, *fields[:2], answer_mark=fields.mark))
     if found is None:
         raise ProblemError(
             f"there is no file {source}, and no set of that name; the names are: {', '.join(named_sets())}"

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from hicra.errors import HicraError
 from hicra.study.problems.contamination import Report, refuse_contaminated
-from hicra.study.problems.problem_sets import Problem, read_set, samples_of, set_name, split
+from hicra.study.problems.problem_sets import Fields, Problem, read_set, samples_of, set_name, split
 from hicra.study.problems.sandbox import SandboxProblem, is_held_out, problems, worked_solution
 from hicra.study.problems.sandbox_truth import Failure, explain_failure
 from hicra.study.profiles import Profile
@@ -59,9 +59,10 @@ def held_out_tasks(profile: Profile) -> list[Task]:
 
 def benchmark_tasks(profile: Profile) -> dict[str, tuple[list[Task], int]]:
     """Name -> tasks and samples a problem, for every benchmark of the profile."""
+    sets = {source: read_set(source, _fields(profile)) for source in profile.benchmarks}
     return {
-        set_name(source): ([_task(profile, p) for p in read_set(source)], samples_of(source))
-        for source in profile.benchmarks
+        set_name(source): ([_task(profile, p) for p in problems], samples_of(source))
+        for source, problems in sets.items()
     }
 
 
@@ -130,6 +131,10 @@ def _task(profile: Profile, problem: SandboxProblem | Problem) -> Task:
     return Task(prompt_text(profile, problem.problem), problem.answer, world)
 
 
+def _fields(profile: Profile) -> Fields:
+    return Fields(profile.problem_field, profile.answer_field, profile.answer_mark or None)
+
+
 def _split(profile: Profile) -> tuple[list[Problem], list[Problem]]:
     return split(clean_problems(profile)[0], profile.eval_problems, seed=0)
 
@@ -139,15 +144,15 @@ def clean_problems(profile: Profile) -> tuple[list[Problem], Report | None]:
 
     The report is None where the profile names no benchmark. Raises ProblemError where nothing is left.
     """
-    return _clean(profile.problem_set, profile.benchmarks, profile.allow_contamination)
+    return _clean(profile.problem_set, profile.benchmarks, _fields(profile), profile.allow_contamination)
 
 
 @cache
 def _clean(
-    problem_set: str | tuple[str, ...], names: tuple[str, ...], allow: bool
+    problem_set: str | tuple[str, ...], names: tuple[str, ...], fields: Fields, allow: bool
 ) -> tuple[list[Problem], Report | None]:
-    problems = read_set(problem_set)
+    problems = read_set(problem_set, fields)
     if not names:
         return problems, None
-    benchmarks = {set_name(name): read_set(name) for name in names}
+    benchmarks = {set_name(name): read_set(name, fields) for name in names}
     return refuse_contaminated(problems, benchmarks, allow=allow)
