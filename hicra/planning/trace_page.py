@@ -31,7 +31,8 @@ STYLE = """
 .hicra h1 { font-size: 17px; line-height: 1.4; }
 .hicra .text { white-space: pre-wrap; overflow-wrap: anywhere; }
 .hicra .prompt { color: light-dark(#5b5b5b, #a8a8a8); }
-.hicra .p { font-weight: 700; background: #ffe2a8; background: light-dark(#ffe2a8, #5c4300); border-radius: 3px; }
+.hicra .p { font-weight: 700; border-radius: 3px;
+  background: #ffe2a8; background: light-dark(#ffe2a8, #5c4300); }
 .hicra .h { text-decoration: underline dotted 2px; text-underline-offset: 4px;
   text-decoration-color: light-dark(#0b5fa5, #7cc4ff); }
 .hicra .legend { font-size: 13px; padding-bottom: .4em; border-bottom: 1px solid light-dark(#ccc, #444); }

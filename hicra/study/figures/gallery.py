@@ -132,7 +132,8 @@ def _model_section(
             image = f"![{drawing.number}, as measured here]({name}_{figure}.png)"
             answer = drawing.answer(Told(rules, data.values))
             claim = f"The paper: {drawing.claim}."
-            shown.append(f"### {drawing.number}, {name}\n\n{claim}\n\nHere: {answer}\n\n{image}\n")
+            files = f"[SVG]({name}_{figure}.svg), [PDF]({name}_{figure}.pdf)."
+            shown.append(f"### {drawing.number}, {name}\n\n{claim}\n\nHere: {answer}\n\n{image}\n\n{files}\n")
     told = {"name": name, "world": data.study.world, "n": len(data.runs), "table": table_markdown(table)}
     return MODEL.format(**told) + "\n".join(shown), written
 

@@ -132,10 +132,10 @@ def measured(row) -> str:
 def spoken(values: pd.Series) -> str:
     """The mean of one value a seed, for a sentence: "0.013 (-0.001 to 0.027)".
 
-    The interval is the one that verdicts go by; one seed has none.
+    The interval is the one that verdicts are based on; one seed has none.
     """
     if not len(values):
-        return "(not run)"
+        return "(no value)"
     mean, low, high, n = judged_interval(values)
     if n < 2:
         return f"{mean:.{_digits(mean, mean)}f} (one seed)"

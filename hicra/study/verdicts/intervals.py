@@ -65,7 +65,9 @@ def share_interval(values: Iterable[float]) -> Interval:
         raise ValueError(f"shares lie between 0 and 1, got {shares.tolist()}")
     angles = interval(np.arcsin(np.sqrt(shares.clip(0, 1))))
     low, high = np.sin(np.clip([angles.low, angles.high], 0, np.pi / 2)) ** 2
-    return Interval(float(shares.mean()), float(low), float(high), angles.n)
+    mean = shares.mean()
+    low, high = np.minimum(low, mean), np.maximum(high, mean)  # by a rounding error, where all seeds agree
+    return Interval(float(mean), float(low), float(high), angles.n)
 
 
 def bootstrap_interval(values: Sequence[float]) -> tuple[float, float]:
@@ -77,7 +79,7 @@ def bootstrap_interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def judged_interval(values: Iterable[float]) -> Interval:
-    """The interval that verdicts go by: from the lower to the higher end of bootstrap and t-interval."""
+    """The interval that verdicts are based on: the union of bootstrap and t-interval."""
     sample = list(values)
     mean, low, high, n = interval(sample)
     if n < 2:
