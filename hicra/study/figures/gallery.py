@@ -5,14 +5,17 @@ The same records give the same bytes.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from hicra.files import write_atomic
+from hicra.files import data_root, write_atomic
+from hicra.lexicon.lexicon import Lexicon
 from hicra.planning.trace_page import rollout_html, save_html
 from hicra.study.figures.catalogue import Drawing, Experiments, Told, drawings, load_experiments
+from hicra.study.figures.marked_text import marked_text
 from hicra.study.figures.style import ARMS, save
 from hicra.study.figures.tables import (
     accuracy_table,
@@ -65,7 +68,7 @@ def build_gallery(
     for name, drawing in drawings(data).items():
         written += save(drawing.draw(), out, name)
         pages.append(_page(name, drawing, Told(rules, data.values), verdicts))
-    written += _traces(data, out)
+    written += [*_marked_trace(out), *_traces(data, out)]
     sections = []
     for name, other in others.items():
         page, files = _model_section(name, other, rules, tables[f"{name}_accuracy"], out)
@@ -105,8 +108,16 @@ def _page(name: str, drawing: Drawing, told: Told, verdicts: pd.DataFrame) -> st
     )
 
 
+def _marked_trace(out: Path) -> list[Path]:
+    """Fig. 6: the example trace that ships, with the paper's Strategic Grams marked."""
+    trace = json.loads((data_root() / "examples/trace.json").read_text())
+    spans = [(found.start, found.end) for found in Lexicon.load("listing1").find(trace["text"])]
+    figure = marked_text(trace["text"], spans, title=trace["problem"], note=trace["source"])
+    return save(figure, out, "marked_trace")
+
+
 def _traces(data: Experiments, out: Path) -> list[Path]:
-    """Fig. 6 and 13: the first and the last kept rollout of a HICRA run, where there is one."""
+    """Fig. 13: the first and the last kept rollout of a HICRA run, where there is one."""
     if not (runs := data.runs_of("hicra")):
         return []
     rows = runs[0].read("rollouts.jsonl")
@@ -148,10 +159,19 @@ without a model. Model and data: {world}.
 ## Figures
 
 Each answers the paper's figure of the same number. Numbers are means over seeds with the 95 % interval that
-verdicts are based on; changes run from the mean of a run's first five steps to that of its last five. Fig. 6
-and 13, two marked traces of a HICRA run, are a page: [fig13_traces.html](fig13_traces.html).
+verdicts are based on; changes run from the mean of a run's first five steps to that of its last five.
 
 {figures}
+### Fig. 6 and 13
+
+Not a claim, but what a planning token is: a language model's solution with the paper's Strategic Grams
+marked.
+
+![A model's reasoning with its Strategic Grams marked](marked_trace.png)
+
+[SVG](marked_trace.svg), [PDF](marked_trace.pdf). Two traces of a HICRA run, with the high-entropy tokens
+marked too, are a page: [fig13_traces.html](fig13_traces.html).
+
 {models}
 ## Tables
 

@@ -51,7 +51,7 @@ ARMS = {
     "drop30": Face("HICRA, 30 % of grams dropped", BLUE, (1, 1)),
     "symmetric": Face("Symmetric", ORANGE, (8, 2)),
     "weak-grpo": Face("GRPO, weak base", PALETTE[9], (3, 1)),
-    "weak-hicra": Face("HICRA, weak base", ORANGE, (9, 1)),
+    "weak-hicra": Face("HICRA, weak base", ORANGE, (1, 1.2)),
     "alpha0.1": Face("HICRA, alpha 0.1", PALETTE[8], (1, 2)),
     "alpha0.5": Face("HICRA, alpha 0.5", ORANGE, (6, 1)),
     "alpha0.9": Face("HICRA, alpha 0.9", PURPLE, (6, 1, 1, 1, 1, 1)),
@@ -203,7 +203,9 @@ def seed_lines(
     steps, means = intervals.index, [i.mean for i in intervals]
     line = {"color": color, "linestyle": (0, tuple(dashes)) if dashes else "-"}
     thin = {**line, "lw": 0.6, "alpha": 0.45}
-    ax.plot(steps, means, lw=1.6, label=label, **line, **({} if many else {"marker": "o", "ms": 3.5}))
+    # Markers hide the dashes of a legend's short line, so they differ as well.
+    marker = {} if many else {"marker": "o" if not dashes else "s" if dashes[0] > 2 else "^", "ms": 3.5}
+    ax.plot(steps, means, lw=1.6, label=label, **line, **marker)
     seeds = data["seed"].nunique()
     if many:
         ax.plot(data.groupby("step")[column].mean(), label="_raw", **{**thin, "linestyle": "-"})
