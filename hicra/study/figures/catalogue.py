@@ -170,10 +170,9 @@ def _boundary(data: Experiments, arms: tuple[str, ...]) -> Figure:
 
 def _each_arm(data: Experiments, told: Told) -> str:
     """Fig. 9's answer: the change of semantic entropy, arm by arm."""
-    found = (
-        f"{told.of('semantic_entropy_change', {a: 1})} under {arm_name(a)}" for a in GRID if a in data.arms
-    )
-    return f"Semantic entropy changes by these many bits: {'; '.join(found)}."
+    arms = [arm for arm in GRID if arm in data.arms]
+    found = [f"{told.of('semantic_entropy_change', {arm: 1})} under {arm_name(arm)}" for arm in arms]
+    return f"The change of semantic entropy, in bits: {'; '.join(found)}."
 
 
 def _most_frequent(data: Experiments, _: Told) -> str:
@@ -188,8 +187,8 @@ def _most_frequent(data: Experiments, _: Told) -> str:
 def _against_each(data: Experiments, told: Told) -> str:
     """Table 1's answer: HICRA against the arms of the paper's table."""
     others = [arm for arm in ("grpo", "high_entropy", "placebo", "entropy_reg") if arm in data.arms]
-    found = (f"{told.of('final_accuracy', {'hicra': 1, a: -1})} to {arm_name(a)}" for a in others)
-    return f"In final accuracy HICRA differs by {'; '.join(found)}."
+    found = (f"{told.of('final_accuracy', {'hicra': 1, a: -1})} for {arm_name(a)}" for a in others)
+    return f"HICRA's final accuracy minus that of each other arm: {'; '.join(found)}."
 
 
 GRID = ("grpo", "hicra", "weak-grpo", "weak-hicra")
@@ -304,8 +303,8 @@ ENTRIES = (
         _all("grpo", "hicra"),
         _compass,
         lambda _, told: (
-            "Within runs of GRPO, the rank correlation of semantic entropy with later gains is that of token "
-            f"entropy plus {told.claim('semantic-entropy-predicts')}, and that of Pass@8 plus "
+            "Within runs of GRPO, semantic entropy's rank correlation with later gains, minus that of token "
+            f"entropy, is {told.claim('semantic-entropy-predicts')}; minus that of Pass@8 it is "
             f"{told.claim('semantic-entropy-beats-pass-at-k')}."
         ),
     ),

@@ -34,6 +34,7 @@ from hicra.study.verdicts.claims import (
     verdict_table,
 )
 
+DIGITS = 6  # in CSV files: enough that rounding them again gives what the page says
 # Of a language model's few runs: neither a grid of base policies nor a table of arms.
 OF_A_MODEL = (
     *("fig01_overview", "fig02_two_phase", "fig03_errors", "fig04_hicra_vs_grpo"),
@@ -75,7 +76,7 @@ def build_gallery(
         sections.append(page)
         written += files
     for name, frame in tables.items():
-        write_atomic(out / f"{name}.csv", frame.round(4).to_csv(index=False))
+        write_atomic(out / f"{name}.csv", frame.round(DIGITS).to_csv(index=False))
         written.append(out / f"{name}.csv")
     shown = {name: table_markdown(frame) for name, frame in tables.items()}
     shown |= {"verdicts": verdict_markdown(verdicts, rules.questions)}
@@ -94,18 +95,20 @@ def counts_markdown(verdicts: pd.DataFrame) -> str:
 
 def _page(name: str, drawing: Drawing, told: Told, verdicts: pd.DataFrame) -> str:
     """A figure under the paper's claim and what was found, with the verdicts and records behind it."""
-    here = verdicts["figures"].map(lambda figures: drawing.number in figures)
-    judged = verdicts[here & (verdicts["verdict"] != NOT_TESTED)]
-    found = "".join(f"- {row.claim}: **{row.verdict}**\n" for row in judged.itertuples())
+    named = verdicts["figures"].map(lambda figures: drawing.number in figures)
+    judged = verdicts[named & (verdicts["verdict"] != NOT_TESTED)]
     counts = ", ".join(f"{n} {verdict}" for verdict, n in verdict_counts(judged).items() if n)
-    here = f"Here: {f'**{counts}.** ' if counts else ''}{drawing.answer(told)}"
     runs = ", ".join(f"`{arm}-seed*`" for arm in drawing.arms)
-    return (
-        f"### {drawing.number}\n\nThe paper: {drawing.claim}.\n\n{here}\n\n"
-        f"![{drawing.number}, as measured here]({name}.png)\n\n{found}\n"
-        f"[SVG]({name}.svg), [PDF]({name}.pdf). Run records {runs}, made by "
-        f"`python -m hicra experiments --conditions {' '.join(drawing.arms)}`.\n"
-    )
+    command = f"`python -m hicra experiments --conditions {' '.join(drawing.arms)}`"
+    parts = [
+        f"### {drawing.number}",
+        f"The paper: {drawing.claim}.",
+        f"Here: {f'**{counts}.** ' if counts else ''}{drawing.answer(told)}",
+        f"![{drawing.number}, as measured here]({name}.png)",
+        "\n".join(f"- {row.claim}: **{row.verdict}**" for row in judged.itertuples()),
+        f"[SVG]({name}.svg), [PDF]({name}.pdf). Run records {runs}, made by {command}.\n",
+    ]
+    return "\n\n".join(filter(None, parts))
 
 
 def _marked_trace(out: Path) -> list[Path]:
