@@ -6,7 +6,7 @@ import pytest
 
 from hicra.study.figures import arm_comparisons as figures
 from hicra.study.figures.style import seed_counts
-from tests.test_figures import WORLD, _line, _texts, make
+from tests.test_figures import WORLD, _line, _texts, check_type_and_place, make
 
 ARMS = ("grpo", "hicra", "oracle")
 
@@ -17,14 +17,51 @@ def frames():
     return frame.assign(token_entropy=0.5, group_solved=0.9), evals
 
 
-def test_curves_draw_one_panel_a_quantity_and_one_line_an_arm(frames):
+def test_curves_draw_one_row_a_quantity_arms_and_their_differences(frames):
     columns = ("semantic_entropy", "accuracy", "token_entropy")
     figure = figures.curves(*frames, WORLD, columns=columns, arms=ARMS, title="All")
-    assert [ax.get_ylabel() for ax in figure.axes] == [figures.CURVES[c] for c in columns]
-    entropy, accuracy, tokens = figure.axes
-    np.testing.assert_allclose(_line(entropy, "GRPO"), [5.01, 5.11, 5.21])  # seeds 0.02 apart
-    np.testing.assert_allclose(_line(tokens, "GRPO"), [0.5] * 3)
+    levels, gaps = figure.axes[::2], figure.axes[1::2]
+    assert [ax.get_ylabel() for ax in levels] == [figures.CURVES[c][0] for c in columns]
+    assert [ax.get_ylabel() for ax in gaps] == [f"minus GRPO\n({figures.CURVES[c][1]})" for c in columns]
+    np.testing.assert_allclose(_line(levels[0], "GRPO"), [5.01, 5.11, 5.21])  # seeds 0.02 apart
+    np.testing.assert_allclose(_line(levels[2], "GRPO"), [0.5] * 3)
+    np.testing.assert_allclose(_line(gaps[0], "HICRA"), [0.1] * 3)
+    np.testing.assert_allclose(_line(gaps[0], "HICRA, true"), [0] * 3)
+    np.testing.assert_allclose(_line(gaps[1], "HICRA"), [0.1] * 2)
     assert WORLD in _texts(figure)
+
+
+def test_differences_are_paired_by_seed(frames):
+    # Seed 1 of GRPO is missing: what seed 0 shows is all there is.
+    frame, evals = (f[(f["arm"] != "grpo") | (f["seed"] == 0)] for f in frames)
+    frame.loc[frame["seed"] == 1, "length"] = 99
+    figure = figures.curves(frame, evals, WORLD, columns=["length"], arms=("grpo", "hicra"), title="t")
+    np.testing.assert_allclose(_line(figure.axes[1], "HICRA"), [0] * 3)
+
+
+def test_one_arm_is_no_comparison(frames):
+    with pytest.raises(ValueError, match="a comparison needs two"):
+        figures.curves(*frames, WORLD, columns=["length"], arms=["grpo"], title="t")
+
+
+def test_the_compass_draws_each_metric_with_its_correlations(frames):
+    table = pd.DataFrame(
+        [
+            ("token_entropy", "within runs", 0.4, 0.2, 0.6, 5),
+            ("token_entropy", "across runs", np.nan, np.nan, np.nan, 0),
+            ("step", "within runs", -0.5, np.nan, np.nan, 1),
+        ],
+        columns=["metric", "asked", "rho", "low", "high", "seeds"],
+    )
+    figure = figures.compass(*frames, table, WORLD)
+    rows = np.array(figure.axes).reshape(5, 3)
+    np.testing.assert_allclose(_line(rows[2, 0], "HICRA"), [5.11, 5.21, 5.31])
+    np.testing.assert_allclose(_line(rows[2, 1], "HICRA"), [0.1] * 3)
+    [[segment]] = [bar.lines[2][0].get_segments() for bar in rows[0, 2].containers]
+    np.testing.assert_allclose(segment[:, 0], [0.2, 0.6])
+    assert rows[1, 2].containers == []  # a metric without a value
+    assert [bar.lines[0].get_xdata()[0] for bar in rows[4, 2].containers] == [-0.5]
+    check_type_and_place(figure)
 
 
 def test_final_accuracies_are_paired_by_seed():
@@ -40,31 +77,38 @@ def test_final_accuracies_are_paired_by_seed():
     np.testing.assert_allclose(drawn(level, 1)[0], [0.5, 0.6, 0.7])
     np.testing.assert_allclose(drawn(level, 1)[1], [0.6])
     np.testing.assert_allclose(drawn(gap, 1)[0], [0.1] * 3)
+    assert drawn(gap, 0) == []  # GRPO minus itself is no finding
     assert [t.get_text() for t in level.get_yticklabels()] == ["GRPO", "HICRA"]
     assert all("share" in ax.get_xlabel() for ax in figure.axes)
 
 
-def test_the_grid_has_a_row_an_arm(frames):
+def test_the_grid_has_a_column_an_arm(frames):
     figure = figures.grid(*frames, WORLD, arms=("grpo", "hicra"))
-    panels = [ax for ax in figure.axes if ax.get_ylabel().endswith("perplexity / first (ratio)")]
-    assert [ax.get_ylabel().split("\n")[0] for ax in panels] == ["GRPO", "HICRA"]
-    np.testing.assert_allclose(_line(panels[0], "planning"), [1, 0.75, 0.5])
-    entropies = [ax for ax in figure.axes if ax.get_ylabel().startswith("token entropy")]
-    np.testing.assert_allclose(_line(entropies[1], "planning"), [1.31] * 3)
-    assert entropies[0].get_ylim() == entropies[1].get_ylim()  # rows are to be compared
+    rows = np.array(figure.axes).reshape(5, 2)
+    assert [ax.get_title(loc="left") for ax in rows[0]] == ["GRPO", "HICRA"]
+    np.testing.assert_allclose(_line(rows[1, 1], "planning"), [1.31] * 3)
+    np.testing.assert_allclose(_line(rows[3, 0], "_accuracy"), [0.41, 0.61])
+    for row in rows:  # one scale, which holds what is drawn
+        assert row[0].get_ylim() == row[1].get_ylim()
+        (low, high), lines = row[0].get_ylim(), [line.get_ydata() for ax in row for line in ax.lines]
+        assert low < min(map(min, lines))
+        assert max(map(max, lines)) < high
+    check_type_and_place(figure)
 
 
 def test_lexicon_sensitivity_draws_measure_and_credit(frames):
     frame, _ = make(arms=("hicra", "drop30"))
-    rows = [(s, seed, d, 0.1 * s + 0.01 * d) for s in range(3) for seed in (0, 1) for d in range(3)]
-    measured = pd.DataFrame(rows, columns=["step", "seed", "draw", "semantic_entropy_change"])
+    # Every five steps entropy grows by 1, times 1, 2 and 3 for the draws.
+    rows = [(s, seed, d, (d + 1) * (s // 5)) for s in range(15) for seed in (0, 1) for d in range(3)]
+    measured = pd.DataFrame(rows, columns=["step", "seed", "draw", "semantic_entropy"])
     figure = figures.lexicon_sensitivity(frame, measured, WORLD, arms=("hicra", "drop30"))
-    left, right = figure.axes
-    np.testing.assert_allclose(_line(left, "all grams"), [0, 0.1, 0.2])
-    np.testing.assert_allclose(_line(left, "70 % of the grams"), [0.01, 0.11, 0.21])
-    np.testing.assert_allclose(_line(left, "_draw"), [0.02, 0.12, 0.22])
-    np.testing.assert_allclose(_line(right, "HICRA, 30 %"), [0, 0.1, 0.2])
+    left, middle, right = figure.axes
+    for label, times in (("all grams", 1), ("70 % of them", 2), ("_draw", 3)):
+        np.testing.assert_allclose(_line(left, label)[[2, 7, 12]], np.array([0, 1, 2]) * times, atol=1e-12)
+    np.testing.assert_allclose(_line(middle, "HICRA, 30 %"), [-0.1, 0, 0.1], atol=1e-12)
+    np.testing.assert_allclose(_line(right, "HICRA, 30 %"), [0] * 3, atol=1e-12)
     assert WORLD in _texts(figure)
+    check_type_and_place(figure)
 
 
 def test_a_share_s_axis_ends_at_one(frames):
@@ -72,6 +116,7 @@ def test_a_share_s_axis_ends_at_one(frames):
     frame = frame.assign(group_solved=[0.97, 1.0, 1.0] * (len(frame) // 3))
     figure = figures.curves(frame, evals, WORLD, columns=("group_solved",), arms=ARMS, title="t")
     assert figure.axes[0].get_ylim()[1] <= 1.01
+    check_type_and_place(figure)
 
 
 def test_frequencies_are_shares_by_rank():
@@ -82,15 +127,21 @@ def test_frequencies_are_shares_by_rank():
     assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
 
 
-def test_the_boundary_has_a_panel_a_base(frames):
+def test_the_boundary_draws_both_bases_and_their_interaction():
     _, evals = make(arms=("grpo", "hicra", "weak-grpo", "weak-hicra"))
     evals.loc[evals["arm"].str.startswith("weak"), "accuracy"] -= 0.4
-    pairs = {"base": ("grpo", "hicra"), "weak": ("weak-grpo", "weak-hicra")}
+    evals.loc[(evals["arm"] == "weak-hicra") & (evals["step"] == 2), "accuracy"] += 0.03
+    pairs = {"base": ("grpo", "hicra"), "weak base": ("weak-grpo", "weak-hicra")}
     figure = figures.boundary(evals, WORLD, pairs=pairs)
-    assert [ax.get_title(loc="left") for ax in figure.axes] == ["base", "weak"]
-    np.testing.assert_allclose(_line(figure.axes[0], "GRPO"), [0.41, 0.61])
-    np.testing.assert_allclose(_line(figure.axes[1], "HICRA, weak"), [0.01, 0.21])
-    assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim()
+    strong, weak, advantages, interaction = figure.axes
+    assert [ax.get_title(loc="left") for ax in (strong, weak)] == ["From the base", "From the weak base"]
+    np.testing.assert_allclose(_line(strong, "GRPO"), [0.41, 0.61])
+    np.testing.assert_allclose(_line(weak, "HICRA, weak"), [0.01, 0.24])
+    assert strong.get_ylim() == weak.get_ylim()
+    np.testing.assert_allclose(_line(advantages, "from the base"), [0.1, 0.1])
+    np.testing.assert_allclose(_line(advantages, "from the weak"), [0, 0.03], atol=1e-12)
+    np.testing.assert_allclose(_line(interaction, "_interaction"), [0.1, 0.07])
+    check_type_and_place(figure)
     for ax in figure.axes:
         (low, high), drawn = ax.get_ylim(), np.concatenate([line.get_ydata() for line in ax.lines])
         assert low < drawn.min() < drawn.max() < high
@@ -99,7 +150,9 @@ def test_the_boundary_has_a_panel_a_base(frames):
 @pytest.mark.parametrize("name", ["curves", "grid", "boundary"])
 def test_an_arm_that_was_not_run_is_named(frames, name):
     call = {
-        "curves": lambda: figures.curves(*frames, WORLD, columns=["length"], arms=["gated"], title="t"),
+        "curves": lambda: figures.curves(
+            *frames, WORLD, columns=["length"], arms=["grpo", "gated"], title="t"
+        ),
         "grid": lambda: figures.grid(*frames, WORLD, arms=["gated"]),
         "boundary": lambda: figures.boundary(frames[1], WORLD, pairs={"b": ("grpo", "gated")}),
     }
@@ -109,5 +162,5 @@ def test_an_arm_that_was_not_run_is_named(frames, name):
 
 def test_seeds_are_told_once_where_they_are_the_same():
     rows = [{"arm": arm, "seed": seed} for arm in ("grpo", "hicra", "gated") for seed in (0, 1)]
-    assert seed_counts(pd.DataFrame(rows)) == "n = 2 for every arm"
-    assert seed_counts(pd.DataFrame(rows[:-1])) == "Gated n = 1, GRPO n = 2, HICRA n = 2"
+    assert seed_counts(pd.DataFrame(rows)) == "2 for each arm"
+    assert seed_counts(pd.DataFrame(rows[:-1])) == "1 for Gated, 2 for GRPO, 2 for HICRA"

@@ -5,15 +5,21 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.transforms import Bbox
 
 from hicra.study.figures import run_health, training_curves
+from hicra.study.figures.style import ARMS, SHARES, faces, fit, seed_lines
+from hicra.study.verdicts.windows import change, smooth, start
 
 WORLD = "sandbox: 1.5 M-parameter Llama, not a language model"
-CHANGES = ["semantic_entropy_change", "semantic_entropy_matched_change"]
 
 
 def make(seeds=(0, 1), arms=("grpo", "hicra")):
-    """Three steps a run; seeds are 0.02 apart and HICRA lies 0.1 above GRPO unless set below."""
+    """Three steps a run; seeds are 0.02 apart and HICRA lies 0.1 above GRPO unless set below.
+
+    Three steps are all of a run's first five, so their mean is its start.
+    """
     steps = []
     for arm in arms:
         for seed in seeds:
@@ -32,14 +38,10 @@ def _step(s, up):
     return {
         "perplexity_planning": 4 - s + up,
         "perplexity_execution": 2.0,
-        "relative_perplexity_planning": 1 - 0.25 * s,
-        "relative_perplexity_execution": 1.0,
         "entropy_planning": 1.2 + up,
         "entropy_execution": 0.3 + up,
         "semantic_entropy": 5 + 0.1 * s + up,
-        "semantic_entropy_change": 0.1 * s,
-        "semantic_entropy_matched": 4 + up,
-        "semantic_entropy_matched_change": -0.1 * s,
+        "semantic_entropy_matched": 4 - 0.1 * s + up,
         "length": 40 + s,
         "planning_high_entropy": 0.5 - 0.1 * s + up,
         "high_entropy_planning": 0.3 + 0.1 * s + up,
@@ -66,8 +68,9 @@ FIGURES = ["overview", "two_phase", "hicra_vs_grpo", "entropy_overlap", "reasons
 
 
 def _line(ax, label):
-    [line] = [line for line in ax.lines if line.get_label().startswith(label)]
-    return line.get_ydata()
+    exact = [line for line in ax.lines if line.get_label() == label]
+    [line] = exact or [line for line in ax.lines if line.get_label().startswith(label)]
+    return np.asarray(line.get_ydata())
 
 
 def _texts(figure):
@@ -75,32 +78,36 @@ def _texts(figure):
 
 
 def test_the_overview_sets_execution_against_strategy():
-    left, right = training_curves.overview(make()[0], WORLD).axes
-    np.testing.assert_allclose(_line(left, "execution perplexity"), [1, 1, 1])
-    np.testing.assert_allclose(_line(right, "semantic entropy, plug-in"), [0, 0.1, 0.2])
-    np.testing.assert_allclose(_line(right, "semantic entropy, size-matched"), [0, -0.1, -0.2])
-    assert len(right.get_legend().get_texts()) == 3
+    above, below = training_curves.overview(make()[0], WORLD).axes
+    np.testing.assert_allclose(_line(above, "execution (start 2.00)"), [1, 1, 1])
+    np.testing.assert_allclose(_line(below, "plug-in"), [-0.1, 0, 0.1], atol=1e-12)
+    np.testing.assert_allclose(_line(below, "size-matched"), [0.1, 0, -0.1], atol=1e-12)
+    above.set_xlim(0, 1)
+    assert below.get_xlim() == (0, 1)  # one axis of steps
+    assert below.get_position().x0 == above.get_position().x0
 
 
 def test_few_values_are_marked():
     accuracy = training_curves.hicra_vs_grpo(*make(), WORLD).axes[2]
     marked = {line.get_label(): line.get_marker() for line in accuracy.lines}
-    assert marked["GRPO"] == "o"
+    assert (marked["GRPO"], marked["HICRA"]) == ("s", "o")  # they differ on a grey printer
     assert marked["_seed"] == "None"
 
 
 def test_two_phase_draws_the_frame():
     ratio, entropy, semantic, accuracy, length = training_curves.two_phase(*make(), WORLD).axes
-    np.testing.assert_allclose(_line(ratio, "planning"), [1, 0.75, 0.5])
+    # 4, 3, 2 over their mean, and 4.02, 3.02, 2.02 over theirs
+    expected = [(4 / 3 + 4.02 / 3.02) / 2, 1, (2 / 3 + 2.02 / 3.02) / 2]
+    np.testing.assert_allclose(_line(ratio, "planning"), expected)
     np.testing.assert_allclose(_line(ratio, "execution"), [1, 1, 1])
     labels = [text.get_text() for text in ratio.get_legend().get_texts()]
-    assert labels == ["planning (first: 4.01)", "execution (first: 2.00)"]
+    assert labels == ["planning (start 3.01)", "execution (start 2.00)"]
     np.testing.assert_allclose(_line(entropy, "planning"), [1.21] * 3)  # mean of 1.20 and 1.22
     np.testing.assert_allclose(_line(entropy, "execution"), [0.31] * 3)
-    np.testing.assert_allclose(_line(semantic, "plug-in"), [0, 0.1, 0.2])
-    np.testing.assert_allclose(_line(semantic, "size-matched"), [0, -0.1, -0.2])
-    np.testing.assert_allclose(_line(accuracy, "accuracy"), [0.41, 0.61])
-    np.testing.assert_allclose(_line(length, "length"), [40, 41, 42])
+    np.testing.assert_allclose(_line(semantic, "plug-in"), [-0.1, 0, 0.1], atol=1e-12)
+    np.testing.assert_allclose(_line(semantic, "size-matched"), [0.1, 0, -0.1], atol=1e-12)
+    np.testing.assert_allclose(_line(accuracy, "_accuracy"), [0.41, 0.61])
+    np.testing.assert_allclose(_line(length, "_length"), [40, 41, 42])
 
 
 def test_idle_draws_what_teaches_little():
@@ -110,12 +117,15 @@ def test_idle_draws_what_teaches_little():
     np.testing.assert_allclose(_line(ax, "completions without"), [0, 0.125, 0.25])
 
 
-def test_hicra_vs_grpo_draws_both_arms():
-    plug_in, matched, accuracy = training_curves.hicra_vs_grpo(*make(), WORLD).axes
+def test_hicra_vs_grpo_draws_both_arms_and_their_difference():
+    plug_in, matched, accuracy, *gaps = training_curves.hicra_vs_grpo(*make(), WORLD).axes
     np.testing.assert_allclose(_line(plug_in, "GRPO"), [5.01, 5.11, 5.21])
     np.testing.assert_allclose(_line(plug_in, "HICRA"), [5.11, 5.21, 5.31])
-    np.testing.assert_allclose(_line(matched, "HICRA"), [4.11] * 3)
+    np.testing.assert_allclose(_line(matched, "HICRA"), [4.11, 4.01, 3.91])
     np.testing.assert_allclose(_line(accuracy, "GRPO"), [0.41, 0.61])
+    for gap, unit in zip(gaps, ("bits", "bits", "share"), strict=True):
+        np.testing.assert_allclose(_line(gap, "HICRA"), 0.1)
+        assert gap.get_ylabel() == f"minus GRPO ({unit})"
     seeds = [line.get_ydata()[0] for line in accuracy.lines if line.get_label() == "_seed"]
     np.testing.assert_allclose(seeds, [0.40, 0.42, 0.50, 0.52])
 
@@ -123,34 +133,35 @@ def test_hicra_vs_grpo_draws_both_arms():
 def test_two_seeds_get_a_whisker_and_three_a_band():
     two = training_curves.hicra_vs_grpo(*make(seeds=(0, 1)), WORLD).axes[1]
     [segment] = two.containers[0].lines[2][0].get_segments()
-    half = 12.706205 * 0.01  # t with 1 degree of freedom; 4.00 and 4.02 have standard error 0.01
-    np.testing.assert_allclose(segment[:, 1], [4.01 - half, 4.01 + half], rtol=1e-6)
+    half = 12.706205 * 0.01  # t with 1 degree of freedom; 3.80 and 3.82 have standard error 0.01
+    np.testing.assert_allclose(segment[:, 1], [3.81 - half, 3.81 + half], rtol=1e-6)
     three = training_curves.hicra_vs_grpo(*make(seeds=(0, 1, 2)), WORLD).axes[1]
     band = three.collections[0].get_paths()[0].vertices[:, 1]
-    half = 4.302653 * 0.02 / np.sqrt(3)  # t with 2; standard deviation 0.02
-    np.testing.assert_allclose([band.min(), band.max()], [4.02 - half, 4.02 + half], rtol=1e-6)
+    half = 4.302653 * 0.02 / np.sqrt(3)  # t with 2; standard deviation 0.02; from 4.02 down to 3.82
+    np.testing.assert_allclose([band.min(), band.max()], [3.82 - half, 4.02 + half], rtol=1e-6)
 
 
 def test_one_seed_has_no_interval_and_says_so():
     figure = training_curves.hicra_vs_grpo(*make(seeds=(3,)), WORLD)
     assert not figure.axes[0].collections
     assert not figure.axes[0].containers
-    assert "GRPO n = 1, HICRA n = 1; one seed has no interval" in _texts(figure)
+    assert "Seeds: 1 for each arm; one seed has no interval" in _texts(figure)
 
 
 def test_entropy_overlap_draws_before_and_after():
     frame, _ = make()
-    figure = training_curves.entropy_overlap(frame, WORLD, last=2)
+    later = frame.assign(step=frame["step"] + 3, planning_high_entropy=frame["planning_high_entropy"] - 0.2)
+    figure = training_curves.entropy_overlap(pd.concat([frame, later]), WORLD)
     planning, high = figure.axes
     heights = [[bar.get_height() for bar in bars] for bars in planning.containers]
-    # Before: the mean of steps 0 and 1. After: of steps 1 and 2, 0.1 below.
-    np.testing.assert_allclose(heights, [[0.46, 0.36], [0.56, 0.46]])
+    # 0.5, 0.4, 0.3, 0.3, 0.2, 0.1: the first five have mean 0.34, the last five 0.26; seeds are 0.02 apart.
+    np.testing.assert_allclose(heights, [[0.35, 0.27], [0.45, 0.37]])
     heights = [[bar.get_height() for bar in bars] for bars in high.containers]
-    np.testing.assert_allclose(heights, [[0.36, 0.46], [0.46, 0.56]])
+    np.testing.assert_allclose(heights, [[0.39, 0.43], [0.49, 0.53]])
     points = np.concatenate([dots.get_offsets() for dots in planning.collections])
-    assert sorted(points[:, 1].round(6)) == [0.35, 0.37, 0.45, 0.45, 0.47, 0.47, 0.55, 0.57]
+    assert sorted(points[:, 1].round(6)) == [0.26, 0.28, 0.34, 0.36, 0.36, 0.38, 0.44, 0.46]
     assert [_line(ax, "_chance")[0] for ax in (planning, high)] == [0.3, pytest.approx(0.45)]
-    assert "mean of the first, last 2 steps" in _texts(figure).replace("\n", " ")
+    assert "the first and the last 5 steps" in _texts(figure).replace("\n", " ")
 
 
 def test_reasons_stack_to_one_in_a_fixed_order():
@@ -168,27 +179,104 @@ def test_errors_draw_both_causes():
     causes, share, held_out = training_curves.errors(*make(), WORLD, arm="hicra").axes
     np.testing.assert_allclose(_line(causes, "planning"), [0.3, 0.2, 0.1])
     np.testing.assert_allclose(_line(causes, "execution"), [0.2] * 3)
-    np.testing.assert_allclose(_line(share, "planning errors"), [0.6, 0.5, 1 / 3])
+    np.testing.assert_allclose(_line(share, "planning"), [0.6, 0.5, 1 / 3])
     np.testing.assert_allclose(_line(held_out, "planning"), [0.6, 0.4])
     np.testing.assert_allclose(_line(held_out, "execution,"), [0.2 / 0.4, 0.2 / 0.6])  # of sound plans
+
+
+def test_no_curve_leaves_its_axis():
+    # Of sound plans far more fail in execution than of all: the third curve lies above the other two.
+    frame, evals = make(seeds=(0,))
+    held_out = training_curves.errors(
+        frame, evals.assign(error_planning=0.3, error_execution=0.6), WORLD
+    ).axes[2]
+    low, high = held_out.get_ylim()
+    assert low <= 0.3 < _line(held_out, "execution,").max() < high
 
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_wears_its_world_and_its_units(name):
     figure = _draw(name, *make())
     assert WORLD in _texts(figure)
-    assert "n = 2" in _texts(figure)
+    assert "Seeds: 2 for" in _texts(figure)
     labels = [ax.get_ylabel() for ax in figure.axes if ax.get_ylabel()]
-    units = ("(ratio)", "(nats/token)", "(bits)", "(share", "(tokens)", "share of")
+    units = ("(ratio)", "(nats/token)", "(bits)", "(share", "(tokens)", "share of", "bits", "share")
     assert labels
     assert [label for label in labels if not any(unit in label for unit in units)] == []
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_type_is_large_enough_and_nothing_runs_off_the_canvas(name):
+    check_type_and_place(_draw(name, *make()))
+
+
+def check_type_and_place(figure):
+    """At least 7 points at a page's text width; texts lie on the canvas, and legends within their panels."""
+    assert figure.get_figwidth() == 7.2
+    FigureCanvasAgg(figure).draw()
+    texts = [text for text in figure.findobj(mpl.text.Text) if text.get_visible() and text.get_text().strip()]
+    assert [text.get_text() for text in texts if text.get_fontsize() < 7] == []
+    ticks = [tick for ax in figure.axes for tick in (*ax.get_xticklabels(), *ax.get_yticklabels())]
+    canvas = Bbox.from_bounds(0, 0, *figure.get_size_inches() * figure.dpi)
+    off = [text.get_text() for text in texts if text not in ticks and not _within(text, canvas)]
+    assert off == []
+    legends = [(ax.get_legend(), ax) for ax in figure.axes if ax.get_legend()]
+    assert [ax for legend, ax in legends if not _within(legend, ax.get_window_extent())] == []
+
+
+def _within(artist, box):
+    own = artist.get_window_extent()
+    return all(box.padded(1).contains(*corner) for corner in (own.min, own.max))
+
+
+def test_many_steps_are_smoothed_with_the_raw_mean_behind():
+    values = np.tile([0.0, 1.0], 10)
+    frame = pd.DataFrame({"arm": "grpo", "seed": 0, "step": range(20), "x": values})
+    _, ax = plt.subplots()
+    seed_lines(ax, frame, "x", label="GRPO", color="k", dashes=())
+    plt.close()
+    np.testing.assert_allclose(_line(ax, "_raw"), values)
+    np.testing.assert_allclose(_line(ax, "GRPO")[2:6], [0.4, 0.6, 0.4, 0.6])  # means of five in a row
+    np.testing.assert_allclose(_line(ax, "GRPO")[0], 1 / 3)  # at the end, of the three there are
+
+
+def test_changes_run_from_the_mean_of_the_first_five_steps():
+    rows = [(arm, 0, s, (s if arm == "a" else 10)) for s in range(8) for arm in ("b", "a")]
+    frame = pd.DataFrame(rows, columns=["arm", "seed", "step", "x"]).sample(frac=1, random_state=0)
+    a = frame["arm"] == "a"
+    assert set(start(frame, "x")[a]) == {2.0}
+    assert sorted(change(frame, "x")[a]) == [-2, -1, 0, 1, 2, 3, 4, 5]
+    assert set(change(frame, "x")[~a]) == {0.0}
+    assert smooth(frame, "x")[a & (frame["step"] == 4)].item() == 4
+
+
+def test_intervals_of_shares_stay_within_0_and_1():
+    rows = [("grpo", seed, s, 1.0 - 0.1 * (seed == s % 5)) for seed in range(5) for s in range(20)]
+    frame = pd.DataFrame(rows, columns=["arm", "seed", "step", "group_solved"])
+    _, ax = plt.subplots()
+    seed_lines(ax, frame, "group_solved", label="GRPO", color="k", dashes=())
+    fit(ax, share=True)
+    plt.close()
+    band = ax.collections[0].get_paths()[0].vertices[:, 1]
+    assert 0 <= band.min() < band.max() <= 1
+    assert ax.get_ylim()[1] <= 1.01
+    assert "group_solved" in SHARES
+
+
+def test_every_arm_has_a_face_of_its_own():
+    own = faces([*ARMS, "mine", "yours", *(f"arm{i}" for i in range(20))])
+    assert len({face[1:] for face in own.values()}) == len(own)
+    mine, yours = (own[name] for name in ("mine", "yours"))
+    assert mine.color != yours.color
+    assert mine.dashes != yours.dashes  # on a grey printer too
+    assert own["hicra"] == ARMS["hicra"]
 
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_files_are_the_same_on_a_second_run(name, tmp_path):
     first = training_curves.save(_draw(name, *make()), tmp_path / "a", name)
     second = training_curves.save(_draw(name, *make()), tmp_path / "b", name)
-    assert [path.name for path in first] == [f"{name}.svg", f"{name}.png"]
+    assert [path.name for path in first] == [f"{name}.svg", f"{name}.pdf", f"{name}.png"]
     for one, other in zip(first, second, strict=True):
         assert one.read_bytes() == other.read_bytes()
 
@@ -198,7 +286,7 @@ def test_drawing_and_saving_leave_no_trace(tmp_path):
     training_curves.save(_draw("errors", *make()), tmp_path, "errors")
     assert dict(mpl.rcParams) == before
     assert plt.get_fignums() == []
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["errors.png", "errors.svg"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["errors.pdf", "errors.png", "errors.svg"]
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):

@@ -6,9 +6,13 @@ import pytest
 from hicra.cli import main
 from hicra.dynamics.entropy import shannon_entropy
 from hicra.lexicon.lexicon import Lexicon
+from hicra.study.experiments import CONDITIONS
 from hicra.study.figures import catalogue, gallery, tables
+from hicra.study.figures.style import ARMS
 from hicra.study.record.run_folder import RunError
 from hicra.study.record.run_tables import measured_with_parts
+from hicra.study.verdicts.claims import load_claims
+from hicra.study.verdicts.intervals import judged_interval
 from tests.records import GRAMS, STEPS, write_record
 
 ORDER = ("grpo", "hicra", "placebo", "weak-grpo", "weak-hicra")
@@ -23,47 +27,105 @@ def records(tmp_path_factory):
     return root
 
 
-def _build(records, root, out):
-    return gallery.build_gallery(records, root / "data" / "claims.yaml", out, ORDER)
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A language model's records: one seed of two arms."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    for arm, accuracy in (("grpo", 0.5), ("hicra", 0.53)):
+        write_record(folder, arm, 0, accuracy=accuracy)
+    return folder
 
 
-def test_the_gallery_repeats_byte_for_byte(records, root, tmp_path):
-    first, second = (_build(records, root, tmp_path / name) for name in ("a", "b"))
+@pytest.fixture(scope="module")
+def built(records, model, root, tmp_path_factory):
+    """The gallery of `records` and `model`, and the files that were made."""
+    out = tmp_path_factory.mktemp("gallery")
+    return out, _build(records, root, out, models=[model])
+
+
+def _build(records, root, out, **options):
+    return gallery.build_gallery(records, root / "data" / "claims.yaml", out, ORDER, **options)
+
+
+def test_the_gallery_repeats_byte_for_byte(records, model, root, built, tmp_path):
+    (out, first), second = built, _build(records, root, tmp_path, models=[model])
     names = [path.name for path in first]
     for number in (1, 2, 3, 4, 9, 10, 11, 12, 14):
         assert any(name.startswith(f"fig{number:02d}_") and name.endswith(".svg") for name in names)
     assert not any(name.startswith(("fig05", "fig07", "fig08")) for name in names)  # those arms were not run
     for one, two in zip(first, second, strict=True):
         assert one.read_bytes() == two.read_bytes(), one.name
-    page = (tmp_path / "a" / "README.md").read_text()
+    page = (out / "README.md").read_text()
     assert "10 run records" in page
+    assert "**Of 33 claims: 0 replicated, 0 contradicted, 0 undecided, 33 not tested here.**" in page
     assert "not a language model" in page
-    assert all(f"({name})" in page for name in names if name.endswith((".png", ".csv")))
+    assert all(f"({name})" in page for name in names if name.endswith((".png", ".pdf", ".csv")))
+    parts = ["\n## Figures", "\n## Tables", "\n## Verdicts"]
+    assert sorted(parts, key=page.index) == parts  # figures first, the long table last
     assert "`python -m hicra experiments --conditions hicra drop30`" not in page  # not run, not shown
     assert "made by `python -m hicra experiments --conditions grpo hicra`" in page
     assert "[Fig. 4, as measured here](fig04_hicra_vs_grpo.png)" in page
-    traces = (tmp_path / "a" / "fig13_traces.html").read_text()
+    traces = (out / "fig13_traces.html").read_text()
     assert "<h1>hicra-seed10, first and last kept rollout. sandbox: a test" in traces
 
 
-def test_table_1_holds_accuracies_and_paired_differences(records, root, tmp_path):
-    _build(records, root, tmp_path)
-    table = pd.read_csv(tmp_path / "table1_accuracy.csv").set_index("arm")
+def test_table_1_holds_accuracies_and_paired_differences(built):
+    out, _ = built
+    table = pd.read_csv(out / "table1_accuracy.csv").set_index("arm")
     assert table.loc["HICRA", ["seeds", "accuracy", "minus GRPO"]].tolist() == [2, 0.605, 0.1]
-    # the paper's six benchmarks, Qwen2.5-7B-Base: 253.4 / 6 against 230.7 / 6
-    assert table.loc["HICRA", ["paper", "paper minus GRPO"]].tolist() == [0.4223, 0.0378]
-    page = (tmp_path / "README.md").read_text()
+    # the paper's six benchmarks, Qwen2.5-7B-Base: 253.4 / 6 against 230.7 / 6, rounded once
+    assert table.loc["HICRA", ["paper", "paper minus GRPO"]].tolist() == [0.422, 0.038]
+    page = (out / "README.md").read_text()
+    assert table.loc["GRPO", "paper"] == table["paper"].round(3)["GRPO"] == 0.385  # wherever it is printed
+    assert "| GRPO | 2 | 0.505 | " in page
+    assert " | 0.385 | " in page
     assert "| HICRA | 2 | 0.605 |" in page
     assert "| GRPO | 2 | 0.505 |" in page
     assert table.loc["HICRA, weak base", "minus GRPO"] == pytest.approx(0.1)
-    assert table.loc["Base, before training", ["accuracy", "paper"]].tolist() == [0.4, 0.2742]
+    assert table.loc["Base, before training", ["accuracy", "paper"]].tolist() == [0.4, 0.274]
+    assert ((table["low"] >= 0) & (table["high"] <= 1)).all()  # Student's t over two seeds passes both
     assert pd.isna(table.loc["GRPO", "minus GRPO"])
-    verdicts = pd.read_csv(tmp_path / "verdicts.csv")
+    verdicts = pd.read_csv(out / "verdicts.csv")
     assert "2 of 5 seeds have been run" in set(verdicts["note"])
 
 
 def test_arms_stand_in_the_given_order(records):
     assert catalogue.load_experiments(records, ORDER).arms == ORDER
+    assert catalogue.load_experiments(records, ORDER[::-1]).arms == ORDER[::-1]
+    assert catalogue.load_experiments(records).arms == ORDER  # the study's own order
+    assert tuple(ARMS) == tuple(CONDITIONS)
+
+
+def test_each_figure_stands_under_its_claim_with_its_answer(records, root):
+    data = catalogue.load_experiments(records, ORDER)
+    told = catalogue.Told(load_claims(root / "data" / "claims.yaml"), data.values)
+    answers = {name: drawing.answer(told) for name, drawing in catalogue.drawings(data).items()}
+    assert answers["fig04_hicra_vs_grpo"].startswith("HICRA minus GRPO at the end: 0.100 (0.100 to 0.100) in")
+    # Tokens: only a (24 of 36) and b. Grams: four, 2 + step and one of each of three.
+    assert answers["fig10_frequencies"] == (
+        "The ten most frequent make up 100% of all tokens and 100% of all Strategic Grams."
+    )
+    assert all(answer.endswith(".") for answer in answers.values())
+    # Twelve steps are too few for the correlations of the compass.
+    assert [name for name, answer in answers.items() if "no value" in answer] == ["fig11_compass"]
+
+
+def test_a_figure_is_judged_by_the_claims_that_name_it():
+    verdicts = pd.DataFrame(
+        [
+            ("A", ["Fig. 4", "Table 1"], "undecided"),
+            ("B", ["Fig. 4"], "contradicted"),
+            ("C", ["Fig. 4"], "not tested here"),
+            ("D", ["Fig. 14"], "replicated"),
+        ],
+        columns=["claim", "figures", "verdict"],
+    )
+    drawing = catalogue.Drawing("Fig. 4", "HICRA wins", ("grpo",), lambda: None, lambda told: "It is 1.")
+    page = gallery._page("fig04", drawing, None, verdicts)
+    assert "The paper: HICRA wins.\n\nHere: **1 contradicted, 1 undecided.** It is 1.\n\n![Fig. 4" in page
+    assert "- A: **undecided**\n- B: **contradicted**\n\n" in page
+    assert "C" not in page.split("[SVG]")[0].replace("HICRA", "")
+    assert "replicated" not in page
 
 
 def test_occurrences_are_summed_over_runs(records):
@@ -76,11 +138,13 @@ def test_occurrences_are_summed_over_runs(records):
 def test_table_2_judges_by_the_worlds_truth(tmp_path):
     # Every gram of the lexicon lies in the plan, all but the last three words of the text.
     text = "We know that we can take the tens and ones apart. Two and three."
-    table = tables.strategic_table([write_record(tmp_path, "grpo", 10, completion=text)]).set_index("kind")
+    write_record(tmp_path, "grpo", 10, completion=text)
+    data = catalogue.load_experiments(tmp_path)
+    table = tables.strategic_table(data.completions("grpo"), data.lexicon).set_index("kind")
     assert table["phrases"].to_dict() == {"gram": len(Lexicon.load("sandbox").find(text)), "other": 1}
     assert table["strategic"].to_dict() == {"gram": 1.0, "other": 0.0}
     assert table["paper"].to_dict() == {"gram": 0.86, "other": 0.12}
-    assert tables.strategic_table([]).empty
+    assert tables.strategic_table(data.completions("hicra"), data.lexicon).empty
 
 
 def test_verdicts_are_quoted_in_their_unit_and_to_the_digits_that_tell():
@@ -89,6 +153,14 @@ def test_verdicts_are_quoted_in_their_unit_and_to_the_digits_that_tell():
     row["high"] = 0.02
     assert tables.measured(row) == "+0.000 [-0.000, +0.020] nats"
     assert tables.measured(pd.Series({"ours": None, "low": None, "high": None, "unit": None})) == ""
+
+
+def test_numbers_are_told_with_the_interval_of_verdicts():
+    values = pd.Series([0.1, 0.2, 0.3, 0.4, 0.5])
+    low, high = judged_interval(values)[1:3]
+    assert tables.spoken(values) == f"0.300 ({low:.3f} to {high:.3f})"
+    assert tables.spoken(values[:1]) == "0.100 (one seed)"
+    assert tables.spoken(values[:0]) == "(no value)"
 
 
 def test_parts_of_the_lexicon_measure_the_same_runs(records):
@@ -103,24 +175,19 @@ def test_parts_of_the_lexicon_measure_the_same_runs(records):
     assert len(fewer) > 0  # a draw that misses one of the three
 
 
-def test_a_language_model_has_a_section_and_figures_of_its_own(records, root, tmp_path):
-    for arm, accuracy in (("grpo", 0.5), ("hicra", 0.53)):
-        write_record(tmp_path / "tiny", arm, 0, accuracy=accuracy)
-    claims, out = root / "data" / "claims.yaml", tmp_path / "out"
-    made = gallery.build_gallery(records, claims, out, ORDER, models=[tmp_path / "tiny"])
+def test_a_language_model_has_a_section_and_figures_of_its_own(built):
+    out, made = built
     assert len(made) == len(set(made)) == len(list(out.iterdir()))
     assert {"tiny_fig02_two_phase.svg", "tiny_fig04_hicra_vs_grpo.png"} <= {path.name for path in made}
     page = (out / "README.md").read_text()
     assert "From 2 run records in `data/tiny`" in page
-    assert all(f"({p.name})" in page for p in made if p.name.startswith("tiny") and p.suffix != ".svg")
+    assert all(f"({p.name})" in page for p in made if p.name.startswith("tiny"))
 
 
-def test_learning_is_shown_over_problems_and_paired(tmp_path):
-    runs = [
-        write_record(tmp_path, "grpo", 0, accuracy=0.5),
-        write_record(tmp_path, "hicra", 0, accuracy=0.53),
-    ]
-    table = tables.learning_table(runs).set_index(["arm", "accuracy"])
+def test_learning_is_shown_over_problems_and_paired(model):
+    answers = catalogue.load_experiments(model).answers()
+    assert list(answers) == ["arm", "seed", "step", "problem", "share"]
+    table = tables.learning_table(answers).set_index(["arm", "accuracy"])
     assert table["share"].to_dict() == pytest.approx(
         {
             ("GRPO", "before"): 0.4,
@@ -137,6 +204,15 @@ def test_learning_is_shown_over_problems_and_paired(tmp_path):
     half = 1.972 * (0.1 * 0.9 / 199) ** 0.5
     gain = table.loc[("GRPO", "gain")]
     assert [gain["low"], gain["high"]] == pytest.approx([0.1 - half, 0.1 + half], abs=1e-4)
+
+
+def test_accuracies_over_problems_stay_within_0_and_1():
+    # One of 20 problems right, then 19: Student's t would pass 0 and 1.
+    rows = [("grpo", 0, s, p, float(p < right)) for s, right in ((0, 1), (9, 19)) for p in range(20)]
+    answers = pd.DataFrame(rows, columns=["arm", "seed", "step", "problem", "share"])
+    table = tables.learning_table(answers).set_index("accuracy")
+    assert 0 <= table.loc["before", "low"] < 0.05 < table.loc["before", "high"]
+    assert table.loc["after", "low"] < 0.95 < table.loc["after", "high"] <= 1
 
 
 def test_no_record_is_an_error_and_writes_nothing(root, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -31,10 +32,54 @@ def test_interval_refuses_what_has_no_mean(values):
         v.interval(values)
 
 
-@pytest.mark.parametrize("confidence", [0, 1, 95])
-def test_confidence_is_a_share(confidence):
-    with pytest.raises(ValueError, match=f"confidence={confidence}"):
-        v.interval([1, 2], confidence)
+def test_an_interval_over_equal_values_is_a_point():
+    # scipy.stats.t.interval with loc and scale gives NaN here, and a warning.
+    assert v.interval([2, 2, 2]) == (2, 2, 2, 3)
+    assert v.share_interval([0.7, 0.7, 0.7])[:3] == pytest.approx((0.7, 0.7, 0.7))
+
+
+def test_an_interval_of_shares_by_hand():
+    # arcsin(sqrt(x)) of 0, 1/4, 1/2: 0, pi/6, pi/4; mean 5 pi/36, and back by sin(x) ** 2.
+    angles = [0, math.pi / 6, math.pi / 4]
+    _, low, high, _ = v.interval(angles)
+    assert low < 0  # the plain interval on that scale passes 0, and so would one of the shares
+    expected = (0.25, 0, math.sin(high) ** 2, 3)
+    assert v.share_interval([0, 0.25, 0.5]) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("shares", [[1, 1, 1, 1, 0.9375], [0, 0, 0.01], [0, 1], [1, 1 + 1e-12]])
+def test_intervals_of_shares_stay_within_0_and_1_and_hold_the_mean(shares):
+    mean, low, high, _ = v.share_interval(shares)
+    assert 0 <= low <= mean <= high <= 1 + 1e-12
+
+
+def test_what_is_no_share_is_named():
+    with pytest.raises(ValueError, match=r"between 0 and 1, got \[0.5, 1.2\]"):
+        v.share_interval([0.5, 1.2])
+
+
+def test_the_interval_of_shares_holds_the_truth_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    shares = np.clip(rng.normal(0.95, 0.01, (600, 5)), 0, 1)
+    shares = rng.binomial(128, shares) / 128  # five seeds of 128 completions
+    found = [v.share_interval(row) for row in shares]
+    assert 0.92 < np.mean([i.low <= 0.95 <= i.high for i in found]) < 0.98
+
+
+def test_power_by_simulation():
+    rng = np.random.default_rng(0)
+    lows = [v.interval(row).low for row in rng.normal(0.02, 0.0235, (2000, 5))]
+    assert v.power(0.0235, 5, 0.02) == pytest.approx(np.mean(np.array(lows) > 0), abs=0.03)
+    assert v.power(0.004, 5, 0.02) > 0.999
+    assert (v.power(0, 5, 0.02), v.power(0, 5, -0.02)) == (1, 0)
+    assert math.isnan(v.power(0.1, 1, 0.02))
+
+
+def test_the_judged_interval_reaches_to_the_wider_ends():
+    values = [0.1, 0.2, 0.3, 0.4, 0.5]
+    boot, t = v.bootstrap_interval(values), v.interval(values)
+    assert v.judged_interval(values) == (t.mean, min(boot[0], t.low), max(boot[1], t.high), 5)
+    assert math.isnan(v.judged_interval([0.1]).low)
 
 
 def test_paired_interval_takes_the_shared_seeds_only():
@@ -48,15 +93,23 @@ def test_paired_interval_takes_the_shared_seeds_only():
 
 
 def test_results_table_by_hand():
-    table = v.results_table(*_runs(), last=2).set_index(["arm", "quantity"])
+    table = v.results_table(*_runs()).set_index(["arm", "quantity"])
     assert _mean(table, "grpo", "base accuracy (share)") == pytest.approx((0.4, 2))
     assert _mean(table, "grpo", "final accuracy (share)") == pytest.approx((0.55, 2))
     assert _mean(table, "grpo", "accuracy gain (share)") == pytest.approx((0.15, 2))
     assert _mean(table, "hicra", "accuracy gain (share)") == pytest.approx((0.25, 2))
     assert _mean(table, "hicra - grpo", "accuracy gain (share)") == pytest.approx((0.1, 2))
-    # Lengths 10, 20, 30 for GRPO: the last two average 25. HICRA's are 2 longer.
-    assert _mean(table, "grpo", "completion length (tokens)") == pytest.approx((25, 2))
+    # Lengths 10, 20, .. 70 for GRPO: the last five average 50. HICRA's are 2 longer.
+    assert _mean(table, "grpo", "completion length (tokens)") == pytest.approx((50, 2))
     assert _mean(table, "hicra - grpo", "completion length (tokens)") == pytest.approx((2, 2))
+    # Entropy grows by 0.1 a step: the last five of seven steps lie two steps after the first five.
+    assert _mean(table, "grpo", "semantic entropy change, plug-in (bits)") == pytest.approx((0.2, 2))
+
+
+def test_accuracies_of_two_seeds_stay_within_0_and_1():
+    rows = v.results_table(*_runs()).set_index(["arm", "quantity"])
+    low, high = rows.loc[("grpo", "final accuracy (share)"), ["low", "high"]]
+    assert 0 <= low < 0.55 < high <= 1  # Student's t alone would end at 1.8
 
 
 def test_pairing_removes_what_seeds_share():
@@ -64,7 +117,7 @@ def test_pairing_removes_what_seeds_share():
     row = table.loc[("hicra - grpo", "final accuracy (share)")]
     # Both seeds differ by 0.1, so the paired interval is a point although seeds differ by 0.2.
     assert (row["low"], row["high"]) == pytest.approx((0.1, 0.1))
-    row = table.loc[("grpo", "final accuracy (share)")]
+    row = table.loc[("grpo", "accuracy gain (share)")]
     assert row["high"] - row["low"] == pytest.approx(2 * T1 * 0.1, rel=1e-6)
 
 
@@ -96,7 +149,7 @@ def _runs():
     for arm, better, longer in (("grpo", 0.0, 0), ("hicra", 0.1, 2)):
         for seed, final in ((0, 0.45), (1, 0.65)):
             evals += [(arm, seed, 0, 0.4), (arm, seed, 3, final + better)]
-            steps += [(arm, seed, s, 10 * (s + 1) + longer, 0.1 * s, 0.0) for s in range(3)]
-    columns = ["length", "semantic_entropy_change", "semantic_entropy_matched_change"]
+            steps += [(arm, seed, s, 10 * (s + 1) + longer, 5 + 0.1 * s, 4.0) for s in range(7)]
+    columns = ["length", "semantic_entropy", "semantic_entropy_matched"]
     frame = pd.DataFrame(steps, columns=["arm", "seed", "step", *columns])
     return frame, pd.DataFrame(evals, columns=["arm", "seed", "step", "accuracy"])

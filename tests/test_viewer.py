@@ -35,7 +35,8 @@ class _Marks(HTMLParser):
 
     def handle_data(self, text):
         if not self.skip and self.open:
-            self.found.setdefault(self.open[-1], []).append(text)
+            marks = " ".join(kind for kind in self.open if kind in ("p", "h"))
+            self.found.setdefault(marks or self.open[-1], []).append(text)
 
 
 def test_planning_and_high_entropy_tokens_are_marked():
@@ -50,10 +51,16 @@ def test_text_of_a_model_is_shown_and_never_run():
     evil = "<script>document.title='run'</script>"
     page = trace_html([evil, "&amp;"], [1, 0], [0.0, 1.0], title=evil, prompt=evil)
     marks = _Marks(page)
-    assert set(marks.tags) == {"style", "div", "p", "span", "strong", "br"}
+    assert set(marks.tags) == {"style", "div", "p", "span", "strong", "br", "b", "u"}
     assert marks.found["p"] == [evil]
     assert marks.found["h"] == ["&amp;"]
     assert marks.found["prompt"] == [evil]
+
+
+def test_the_marks_stay_where_a_page_s_style_is_dropped():
+    page = trace_html(TOKENS, PLANNING, ENTROPIES).partition("</style>")[2]
+    assert '<b class="p"><u class="h"> Wait</u></b><b class="p">, let me see</b>' in page
+    assert '<u class="h">2</u>' in page
 
 
 def test_lengths_must_agree():

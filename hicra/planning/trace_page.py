@@ -1,8 +1,8 @@
 """A trace with its planning and its high-entropy tokens marked (Fig. 6 and 13), as self-contained HTML.
 
-Planning tokens stand in bold on a tint, high-entropy tokens are underlined with dots, tokens that are
-both carry both: readable in light and dark, in print, and without telling colours apart. All text comes
-from a model and is escaped.
+Planning tokens are bold on a tint, high-entropy tokens are underlined with dots, and tokens that are both
+carry both marks: readable in light and dark, in print, and without telling colours apart. Where a page's
+style is dropped, as code hosts do, bold and underline stay. All text comes from a model and is escaped.
 """
 
 from __future__ import annotations
@@ -17,14 +17,22 @@ from pathlib import Path
 from hicra.files import write_atomic
 
 HIGH_ENTROPY = 0.3  # share of the trace's tokens that count as high-entropy (paper, Fig. 12 and 13)
-CLASSES = {(True, False): "p", (False, True): "h", (True, True): "p h"}
+# (planning, high-entropy) -> what stands before and after such tokens
+MARKS = {
+    (False, False): ("", ""),
+    (True, False): ('<b class="p">', "</b>"),
+    (False, True): ('<u class="h">', "</u>"),
+    (True, True): ('<b class="p"><u class="h">', "</u></b>"),
+}
 STYLE = """
 .hicra { color-scheme: light dark; font: 15px/1.7 system-ui, sans-serif; max-width: 46em; margin: 1em auto;
-  padding: 0 1em; color: light-dark(#1b1b1b, #e8e8e8); background: light-dark(#ffffff, #161616); }
+  padding: 0 1em; color: #1b1b1b; background: #fff; /* for browsers from before 2024 */
+  color: light-dark(#1b1b1b, #e8e8e8); background: light-dark(#ffffff, #161616); }
 .hicra h1 { font-size: 17px; line-height: 1.4; }
 .hicra .text { white-space: pre-wrap; overflow-wrap: anywhere; }
 .hicra .prompt { color: light-dark(#5b5b5b, #a8a8a8); }
-.hicra .p { font-weight: 700; background: light-dark(#ffe2a8, #5c4300); border-radius: 3px; }
+.hicra .p { font-weight: 700; border-radius: 3px;
+  background: #ffe2a8; background: light-dark(#ffe2a8, #5c4300); }
 .hicra .h { text-decoration: underline dotted 2px; text-underline-offset: 4px;
   text-decoration-color: light-dark(#0b5fa5, #7cc4ff); }
 .hicra .legend { font-size: 13px; padding-bottom: .4em; border-bottom: 1px solid light-dark(#ccc, #444); }
@@ -52,12 +60,12 @@ def trace_html(
     pieces = []
     for kind, run in groupby(marked, key=lambda pair: pair[1]):
         text = escape("".join(token for token, _ in run))
-        pieces.append(f'<span class="{CLASSES[kind]}">{text}</span>' if kind in CLASSES else text)
+        pieces.append(text.join(MARKS[kind]))
     both = sum(bool(p) and h for p, h in zip(planning, high, strict=True))
     legend = (
-        f'<span class="p">planning</span> {sum(map(bool, planning))}, '
-        f'<span class="h">high-entropy</span> {sum(high)}, <span class="p h">both</span> {both}, '
-        f"of {len(tokens)} tokens"
+        f"{'planning'.join(MARKS[True, False])} {sum(map(bool, planning))}, "
+        f"{'high-entropy'.join(MARKS[False, True])} {sum(high)}, "
+        f"{'both'.join(MARKS[True, True])} {both}, of {len(tokens)} tokens"
     )
     head = f"<strong>{escape(title)}</strong><br>" if title else ""
     return (

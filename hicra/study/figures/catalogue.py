@@ -6,7 +6,7 @@ Everything here reads run records only: no model, no network.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -15,20 +15,15 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from hicra.files import study_data
+from hicra.lexicon.lexicon import Lexicon
 from hicra.study.figures import arm_comparisons, training_curves
+from hicra.study.figures.style import ARMS, arm_name
+from hicra.study.figures.tables import spoken
 from hicra.study.record.run_folder import RunError, RunFolder, run_folders
 from hicra.study.record.run_tables import Study, load_study, measured_with_parts
+from hicra.study.verdicts.claims import Claims, contrast
+from hicra.study.verdicts.compass import compass_table
 from hicra.study.verdicts.run_quantities import quantities
-
-
-class Entry(NamedTuple):
-    """One figure: file name, the paper's number and claim, the conditions it needs, how to draw it."""
-
-    name: str
-    number: str
-    claim: str
-    arms: tuple[str, ...]
-    draw: Callable[[Study, tuple[str, ...]], Figure]
 
 
 class Experiments(NamedTuple):
@@ -47,11 +42,30 @@ class Experiments(NamedTuple):
         """The arms that start from the stronger base policy."""
         return tuple(arm for arm in self.arms if not arm.startswith("weak"))
 
+    @property
+    def lexicon(self) -> Lexicon:
+        """The one that all runs were counted with."""
+        return Lexicon.load(self.runs[0].manifest()["settings"]["lexicon"])
+
     def runs_of(self, arm: str) -> list[RunFolder]:
         return [run for run in self.runs if run.condition == arm]
 
+    def completions(self, arm: str) -> pd.Series:
+        """The texts of an arm's kept rollouts."""
+        texts = (row["completion"] for run in self.runs_of(arm) for row in run.read("rollouts.jsonl"))
+        return pd.Series(list(texts), dtype=str)
 
-def load_experiments(records: Path | str = "", order: Sequence[str] = ()) -> Experiments:
+    def answers(self) -> pd.DataFrame:
+        """A row per run, evaluation and problem: arm, seed, step, problem, share of right answers."""
+        rows = [row for run in self.runs for row in _answers(run)]
+        return pd.DataFrame(rows, columns=["arm", "seed", "step", "problem", "share"])
+
+    def correlations(self) -> pd.DataFrame:
+        """`compass.compass_table` over the arms from the stronger base."""
+        return compass_table(self.study.steps, self.study.evals, self.strong)
+
+
+def load_experiments(records: Path | str = "", order: Sequence[str] = tuple(ARMS)) -> Experiments:
     """All finished runs in `records`, or the committed ones, arms in the given order.
 
     Raises RunError where there are none.
@@ -66,133 +80,58 @@ def load_experiments(records: Path | str = "", order: Sequence[str] = ()) -> Exp
     return Experiments(study, quantities(study.steps, study.evals), tuple(runs))
 
 
-def _curves(columns: Sequence[str], title: str) -> Callable[[Study, tuple[str, ...]], Figure]:
-    return lambda s, arms: arm_comparisons.curves(*s, columns=columns, arms=arms, title=title)
+def _answers(run: RunFolder) -> Iterator[tuple]:
+    for row in run.read("evals.jsonl"):
+        samples = row["n"] / len(row["right"])
+        for problem, right in enumerate(row["right"]):
+            yield run.condition, run.seed, row["step"], problem, right / samples
 
 
-PAIR = ("grpo", "hicra")
-GRID = ("grpo", "hicra", "weak-grpo", "weak-hicra")
-ENTRIES = (
-    Entry(
-        "fig01_overview",
-        "Fig. 1, right",
-        "reasoning emerges in two phases: procedures become certain, then strategies diverse",
-        ("grpo",),
-        lambda s, arms: training_curves.overview(s.steps, s.world, arm=arms[0]),
-    ),
-    Entry(
-        "fig02_two_phase",
-        "Fig. 2",
-        "procedures consolidate first, then strategies become more diverse",
-        ("grpo",),
-        lambda s, arms: training_curves.two_phase(*s, arm=arms[0]),
-    ),
-    Entry(
-        "fig03_errors",
-        "Fig. 3",
-        "training removes planning errors above all",
-        ("grpo",),
-        lambda s, arms: training_curves.errors(*s, arm=arms[0]),
-    ),
-    Entry(
-        "fig04_hicra_vs_grpo",
-        "Fig. 4",
-        "HICRA keeps strategies more diverse and ends higher",
-        PAIR,
-        lambda s, arms: training_curves.hicra_vs_grpo(*s, arms=arms),
-    ),
-    Entry(
-        "fig05_entropy_regularization",
-        "Fig. 5",
-        "an entropy bonus on all tokens raises token entropy and not accuracy",
-        (*PAIR, "entropy_reg", "entropy_reg0.2"),
-        _curves(
-            ("semantic_entropy", "accuracy", "group_solved", "token_entropy"),
-            "HICRA against an entropy bonus",
-        ),
-    ),
-    Entry(
-        "fig08_drop30_accuracy",
-        "Fig. 8",
-        "leaving out 30 % of the Strategic Grams changes no curve: accuracy",
-        ("hicra", "drop30"),
-        _curves(("accuracy", "length"), "Sensitivity to the lexicon: accuracy and length"),
-    ),
-    Entry(
-        "fig11_compass",
-        "Fig. 11",
-        "token entropy collapses and Pass@8 saturates while semantic entropy tells arms apart",
-        PAIR,
-        _curves(
-            ("token_entropy", "group_solved", "semantic_entropy", "semantic_entropy_matched", "accuracy"),
-            "Which metric is a compass?",
-        ),
-    ),
-    Entry(
-        "fig12_entropy_overlap",
-        "Fig. 12",
-        "most planning tokens are high-entropy, most high-entropy tokens are not planning",
-        PAIR,
-        lambda s, arms: training_curves.entropy_overlap(s.steps, s.world, arms=arms),
-    ),
-    Entry(
-        "fig14_boundary",
-        "Fig. 14",
-        "HICRA fails where procedural skill is missing",
-        GRID,
-        lambda s, arms: arm_comparisons.boundary(
-            s.evals, s.world, pairs={"base policy": arms[:2], "weak base policy": arms[2:]}
-        ),
-    ),
-)
+class Told(NamedTuple):
+    """Numbers in words, for the sentence that answers a figure's claim."""
+
+    rules: Claims
+    values: pd.DataFrame
+
+    def claim(self, name: str) -> str:
+        """The statistic of a claim, by its id."""
+        claim = next(claim for claim in self.rules.claims if claim["id"] == name)
+        return self.of(claim["quantity"], claim["of"])
+
+    def of(self, quantity: str, weights: dict[str, float]) -> str:
+        return spoken(contrast(self.values, quantity, weights))
+
+
+class Entry(NamedTuple):
+    """One figure: file name, the paper's number and claim, the conditions it shows (none where they have not
+    been run), how to draw it, and the sentence that answers the claim."""
+
+    name: str
+    number: str
+    claim: str
+    arms: Callable[[Experiments], tuple[str, ...]]
+    draw: Callable[[Experiments, tuple[str, ...]], Figure]
+    answer: Callable[[Experiments, Told], str]
 
 
 class Drawing(NamedTuple):
-    """A figure that the records can answer; `draw()` makes it."""
+    """A figure that the records can answer: `draw()` makes it, `answer(told)` says what it shows."""
 
     number: str
     claim: str
     arms: tuple[str, ...]
     draw: Callable[[], Figure]
+    answer: Callable[[Told], str]
 
 
 def drawings(data: Experiments) -> dict[str, Drawing]:
     """File name -> drawing, for every figure whose conditions have been run."""
-    study, have = data.study, set(data.arms)
-    found = {e.name: Drawing(*e[1:4], partial(e.draw, study, e.arms)) for e in ENTRIES if set(e.arms) <= have}
-    if rows := tuple(arm for arm in GRID if arm in have):
-        found["fig09_grid"] = Drawing(
-            "Fig. 9",
-            "the two phases are seen in every model; here, for both arms from every base policy",
-            rows,
-            partial(arm_comparisons.grid, *study, arms=rows),
-        )
-    if {"hicra", "drop30"} <= have:
-        found["fig07_drop30_diversity"] = Drawing(
-            "Fig. 7",
-            "leaving out 30 % of the Strategic Grams changes no curve: semantic entropy",
-            ("hicra", "drop30"),
-            lambda: arm_comparisons.lexicon_sensitivity(
-                study.steps,
-                measured_with_parts(data.runs_of("hicra"), share=0.3, draws=5),
-                study.world,
-                arms=("hicra", "drop30"),
-            ),
-        )
-    if "grpo" in have:
-        found["fig10_frequencies"] = Drawing(
-            "Fig. 10",
-            "Strategic Grams are spread out where tokens are concentrated",
-            ("grpo",),
-            lambda: arm_comparisons.frequencies(occurrences(data.runs_of("grpo")), study.world),
-        )
-        found["table1_accuracy"] = Drawing(
-            "Table 1",
-            "HICRA ends higher than GRPO and than every control",
-            data.strong,
-            partial(arm_comparisons.final_accuracies, data.values, study.world, arms=data.strong),
-        )
-    return dict(sorted(found.items()))
+    found = {}
+    for entry in ENTRIES:
+        if arms := entry.arms(data):
+            draw, answer = partial(entry.draw, data, arms), partial(entry.answer, data)
+            found[entry.name] = Drawing(entry.number, entry.claim, arms, draw, answer)
+    return found
 
 
 def occurrences(runs: Sequence[RunFolder]) -> dict[str, Counter[str]]:
@@ -204,3 +143,199 @@ def occurrences(runs: Sequence[RunFolder]) -> dict[str, Counter[str]]:
         for row in run.read("steps.jsonl"):
             grams.update(row["grams"])
     return {"tokens": tokens, "Strategic Grams": grams}
+
+
+def _all(*arms: str) -> Callable[[Experiments], tuple[str, ...]]:
+    return lambda data: arms if set(arms) <= set(data.arms) else ()
+
+
+def _curves(columns: Sequence[str], title: str) -> Callable[[Experiments, tuple[str, ...]], Figure]:
+    return lambda data, arms: arm_comparisons.curves(*data.study, columns=columns, arms=arms, title=title)
+
+
+def _sensitivity(data: Experiments, arms: tuple[str, ...]) -> Figure:
+    parts = measured_with_parts(data.runs_of(arms[0]), share=0.3, draws=5)
+    return arm_comparisons.lexicon_sensitivity(data.study.steps, parts, data.study.world, arms=arms)
+
+
+def _compass(data: Experiments, arms: tuple[str, ...]) -> Figure:
+    steps, evals, world = data.study
+    return arm_comparisons.compass(steps, evals, data.correlations(), world, arms=arms)
+
+
+def _boundary(data: Experiments, arms: tuple[str, ...]) -> Figure:
+    pairs = {"base policy": arms[:2], "weak base policy": arms[2:]}
+    return arm_comparisons.boundary(data.study.evals, data.study.world, pairs=pairs)
+
+
+def _each_arm(data: Experiments, told: Told) -> str:
+    """Fig. 9's answer: the change of semantic entropy, arm by arm."""
+    arms = [arm for arm in GRID if arm in data.arms]
+    found = [f"{told.of('semantic_entropy_change', {arm: 1})} under {arm_name(arm)}" for arm in arms]
+    return f"The change of semantic entropy, in bits: {'; '.join(found)}."
+
+
+def _most_frequent(data: Experiments, _: Told) -> str:
+    """Fig. 10's answer: what the ten most frequent of a kind make up."""
+    counts = occurrences(data.runs_of("grpo"))
+    top = {kind: sum(n for _, n in found.most_common(10)) / found.total() for kind, found in counts.items()}
+    return (
+        "The ten most frequent make up " + " and ".join(f"{x:.0%} of all {k}" for k, x in top.items()) + "."
+    )
+
+
+def _against_each(data: Experiments, told: Told) -> str:
+    """Table 1's answer: HICRA against the arms of the paper's table."""
+    others = [arm for arm in ("grpo", "high_entropy", "placebo", "entropy_reg") if arm in data.arms]
+    found = (f"{told.of('final_accuracy', {'hicra': 1, a: -1})} for {arm_name(a)}" for a in others)
+    return f"HICRA's final accuracy minus that of each other arm: {'; '.join(found)}."
+
+
+GRID = ("grpo", "hicra", "weak-grpo", "weak-hicra")
+ENTRIES = (
+    Entry(
+        "fig01_overview",
+        "Fig. 1",
+        "reasoning emerges in two phases: procedures become certain, then strategies diverse",
+        _all("grpo"),
+        lambda data, arms: training_curves.overview(data.study.steps, data.study.world, arm=arms[0]),
+        lambda _, told: (
+            "Over the run the log perplexity of execution tokens changes by "
+            f"{told.claim('execution-consolidates')} nats and semantic entropy by "
+            f"{told.claim('semantic-entropy-rises')} bits."
+        ),
+    ),
+    Entry(
+        "fig02_two_phase",
+        "Fig. 2",
+        "procedures consolidate first, then strategies become more diverse",
+        _all("grpo"),
+        lambda data, arms: training_curves.two_phase(*data.study, arm=arms[0]),
+        lambda _, told: (
+            f"Over the run semantic entropy changes by {told.claim('semantic-entropy-rises')} bits, matched "
+            f"for the number of occurrences by {told.claim('semantic-entropy-rises-matched')}, and length by "
+            f"{told.claim('length-scales')} tokens."
+        ),
+    ),
+    Entry(
+        "fig03_errors",
+        "Fig. 3",
+        "training removes planning errors above all",
+        _all("grpo"),
+        lambda data, arms: training_curves.errors(*data.study, arm=arms[0]),
+        lambda _, told: (
+            "On training prompts the change in planning errors minus that in execution errors is "
+            f"{told.claim('errors-are-strategic')} of all completions."
+        ),
+    ),
+    Entry(
+        "fig04_hicra_vs_grpo",
+        "Fig. 4",
+        "HICRA keeps strategies more diverse and ends higher",
+        _all("grpo", "hicra"),
+        lambda data, arms: training_curves.hicra_vs_grpo(*data.study, arms=arms),
+        lambda _, told: (
+            f"HICRA minus GRPO at the end: {told.claim('hicra-beats-grpo')} in accuracy and "
+            f"{told.claim('hicra-more-diverse')} bits in semantic entropy."
+        ),
+    ),
+    Entry(
+        "fig05_entropy_regularization",
+        "Fig. 5",
+        "an entropy bonus on all tokens raises token entropy and not accuracy",
+        _all("grpo", "hicra", "entropy_reg", "entropy_reg0.2"),
+        _curves(
+            ("semantic_entropy", "accuracy", "group_solved", "token_entropy"),
+            "Is HICRA better than an entropy bonus on all tokens?",
+        ),
+        lambda _, told: (
+            "Against GRPO, the strong bonus changes token entropy by "
+            f"{told.claim('strong-bonus-raises-token-entropy')} nats; in accuracy HICRA minus the bonus is "
+            f"{told.claim('hicra-beats-strong-bonus')}, minus the weak one "
+            f"{told.claim('hicra-beats-entropy-regularization')}."
+        ),
+    ),
+    Entry(
+        "fig07_drop30_diversity",
+        "Fig. 7",
+        "leaving out 30 % of the Strategic Grams does not change semantic entropy",
+        _all("hicra", "drop30"),
+        _sensitivity,
+        lambda _, told: (
+            "Crediting 70 % of the grams instead of all of them moves the change of semantic entropy by "
+            f"{told.of('semantic_entropy_change', {'drop30': 1, 'hicra': -1})} bits."
+        ),
+    ),
+    Entry(
+        "fig08_drop30_accuracy",
+        "Fig. 8",
+        "leaving out 30 % of the Strategic Grams does not change accuracy",
+        _all("hicra", "drop30"),
+        _curves(
+            ("accuracy", "length"),
+            "Do accuracy and length change when 30 % of the Strategic Grams are left out?",
+        ),
+        lambda _, told: (
+            "Crediting 70 % of the grams instead of all of them moves final accuracy by "
+            f"{told.claim('drop-30')}."
+        ),
+    ),
+    Entry(
+        "fig09_grid",
+        "Fig. 9",
+        "the two phases are seen in every model; here, for both arms from every base policy",
+        lambda data: tuple(arm for arm in GRID if arm in data.arms),
+        lambda data, arms: arm_comparisons.grid(*data.study, arms=arms),
+        _each_arm,
+    ),
+    Entry(
+        "fig10_frequencies",
+        "Fig. 10",
+        "Strategic Grams are spread out where tokens are concentrated",
+        _all("grpo"),
+        lambda data, arms: arm_comparisons.frequencies(occurrences(data.runs_of(arms[0])), data.study.world),
+        _most_frequent,
+    ),
+    Entry(
+        "fig11_compass",
+        "Fig. 11",
+        "token entropy collapses and Pass@8 saturates while semantic entropy tells arms apart",
+        _all("grpo", "hicra"),
+        _compass,
+        lambda _, told: (
+            "Within runs of GRPO, semantic entropy's rank correlation with later gains, minus that of token "
+            f"entropy, is {told.claim('semantic-entropy-predicts')}; minus that of Pass@8 it is "
+            f"{told.claim('semantic-entropy-beats-pass-at-k')}."
+        ),
+    ),
+    Entry(
+        "fig12_entropy_overlap",
+        "Fig. 12",
+        "most planning tokens are high-entropy, most high-entropy tokens are not planning",
+        _all("grpo", "hicra"),
+        lambda data, arms: training_curves.entropy_overlap(data.study.steps, data.study.world, arms=arms),
+        lambda _, told: (
+            f"Before RL {told.claim('planning-is-uncertain')} of the planning tokens are high-entropy, and "
+            f"{told.claim('uncertain-is-not-planning')} of the high-entropy tokens are planning."
+        ),
+    ),
+    Entry(
+        "fig14_boundary",
+        "Fig. 14",
+        "HICRA fails where procedural skill is missing",
+        _all(*GRID),
+        _boundary,
+        lambda _, told: (
+            "HICRA's advantage in final accuracy from the base policy, minus that from the weak one, is "
+            f"{told.claim('boundary')}."
+        ),
+    ),
+    Entry(
+        "table1_accuracy",
+        "Table 1",
+        "HICRA ends higher than GRPO and than every control",
+        lambda data: data.strong if "grpo" in data.arms else (),
+        lambda data, arms: arm_comparisons.final_accuracies(data.values, data.study.world, arms=arms),
+        _against_each,
+    ),
+)

@@ -5,15 +5,18 @@ The same records give the same bytes.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from hicra.files import write_atomic
+from hicra.files import data_root, write_atomic
+from hicra.lexicon.lexicon import Lexicon
 from hicra.planning.trace_page import rollout_html, save_html
-from hicra.study.figures.catalogue import ENTRIES, Drawing, drawings, load_experiments
-from hicra.study.figures.style import save
+from hicra.study.figures.catalogue import Drawing, Experiments, Told, drawings, load_experiments
+from hicra.study.figures.marked_text import marked_text
+from hicra.study.figures.style import ARMS, save
 from hicra.study.figures.tables import (
     accuracy_table,
     learning_table,
@@ -22,15 +25,28 @@ from hicra.study.figures.tables import (
     table_markdown,
     verdict_markdown,
 )
-from hicra.study.verdicts.claims import NOT_TESTED, afterwards_table, load_claims, verdict_table
-from hicra.study.verdicts.compass import compass_table
+from hicra.study.verdicts.claims import (
+    NOT_TESTED,
+    Claims,
+    afterwards_table,
+    load_claims,
+    verdict_counts,
+    verdict_table,
+)
+
+DIGITS = 6  # in CSV files: enough that rounding them again gives what the page says
+# Of a language model's few runs: neither a grid of base policies nor a table of arms.
+OF_A_MODEL = (
+    *("fig01_overview", "fig02_two_phase", "fig03_errors", "fig04_hicra_vs_grpo"),
+    *("fig11_compass", "fig12_entropy_overlap"),
+)
 
 
 def build_gallery(
     records: Path | str,
     claims: Path | str,
     out: Path | str,
-    order: Sequence[str],
+    order: Sequence[str] = tuple(ARMS),
     models: Sequence[Path | str] = (),
 ) -> list[Path]:
     """Draw every figure, write the tables, and the gallery page README.md.
@@ -39,51 +55,78 @@ def build_gallery(
     where a folder holds no finished run, ClaimError for a claims file it cannot use.
     """
     data, rules, out = load_experiments(records, order), load_claims(claims), Path(out)
+    others = {Path(folder).name: load_experiments(folder, order) for folder in models}
     verdicts = verdict_table(rules, data.values)
     tables = {
         "table1_accuracy": accuracy_table(data.values),
-        "table2_strategic": strategic_table(data.runs),
-        "compass": compass_table(data.study.steps, data.study.evals, data.strong),
+        "table2_strategic": strategic_table(data.completions("grpo"), data.lexicon),
+        "compass": data.correlations(),
         "afterwards": afterwards_table(rules, data.values),
-        "verdicts": verdicts,
+        "verdicts": verdicts.assign(figures=verdicts["figures"].str.join("; ")),
     }
-    pages, written = [], []
+    tables |= {f"{name}_accuracy": learning_table(other.answers()) for name, other in others.items()}
+    written, pages = [], []
     for name, drawing in drawings(data).items():
         written += save(drawing.draw(), out, name)
-        pages.append(_page(name, drawing, verdicts))
-    if traced := data.runs_of("hicra"):
-        rows = traced[0].read("rollouts.jsonl")
-        written.append(out / "fig13_traces.html")
-        title = f"{traced[0].path.name}, first and last kept rollout. {data.study.world}"
-        save_html([rollout_html(rows[0]), rollout_html(rows[-1])], written[-1], title=title)
-    for name, frame in tables.items():
-        write_atomic(out / f"{name}.csv", frame.round(4).to_csv(index=False))
-        written.append(out / f"{name}.csv")
-    for folder in models:
-        page, files = _model_section(folder, out, order)
-        pages.append(page)
+        pages.append(_page(name, drawing, Told(rules, data.values), verdicts))
+    written += [*_marked_trace(out), *_traces(data, out)]
+    sections = []
+    for name, other in others.items():
+        page, files = _model_section(name, other, rules, tables[f"{name}_accuracy"], out)
+        sections.append(page)
         written += files
-    told = {"world": data.study.world, "n": len(data.runs)}
+    for name, frame in tables.items():
+        write_atomic(out / f"{name}.csv", frame.round(DIGITS).to_csv(index=False))
+        written.append(out / f"{name}.csv")
     shown = {name: table_markdown(frame) for name, frame in tables.items()}
-    shown |= {"verdicts": verdict_markdown(verdicts), "afterwards": _afterwards(tables["afterwards"])}
-    write_atomic(out / "README.md", GALLERY.format(**told, **shown) + "\n".join(pages))
+    shown |= {"verdicts": verdict_markdown(verdicts, rules.questions)}
+    shown |= {"afterwards": _afterwards(tables["afterwards"]), "counts": counts_markdown(verdicts)}
+    told = {"world": data.study.world, "n": len(data.runs)}
+    told |= {"figures": "\n".join(pages), "models": "\n".join(sections)}
+    write_atomic(out / "README.md", GALLERY.format(**told, **shown))
     return [*written, out / "README.md"]
 
 
-def _page(name: str, drawing: Drawing, verdicts: pd.DataFrame) -> str:
-    """A figure with the paper's claim, what became of it, and the records and command behind it."""
-    number, claim, arms, _ = drawing
-    place = number.partition(",")[0]
-    told = verdicts["where"].str.replace("Fig. 7 and 8", "Fig. 7, Fig. 8").str.split(", |; ")
-    here = told.map(lambda where: place in where) & (verdicts["verdict"] != NOT_TESTED)
-    judged = verdicts[here]
-    found = "; ".join(f"{row.claim}: **{row.verdict}**" for row in judged.itertuples())
-    runs = ", ".join(f"`{arm}-seed*`" for arm in arms)
-    return (
-        f"## {number}\n\n![{number}, as measured here]({name}.png)\n\nThe paper: {claim}. "
-        f"{f'Judged here: {found}. ' if found else ''}[SVG]({name}.svg); run records {runs}, made by "
-        f"`python -m hicra experiments --conditions {' '.join(arms)}`.\n"
-    )
+def counts_markdown(verdicts: pd.DataFrame) -> str:
+    """The number of claims and of each verdict, in a sentence."""
+    counts = [f"{n} {verdict}" for verdict, n in verdict_counts(verdicts).items()]
+    return f"Of {len(verdicts)} claims: {', '.join(counts)}."
+
+
+def _page(name: str, drawing: Drawing, told: Told, verdicts: pd.DataFrame) -> str:
+    """A figure under the paper's claim and what was found, with the verdicts and records behind it."""
+    named = verdicts["figures"].map(lambda figures: drawing.number in figures)
+    judged = verdicts[named & (verdicts["verdict"] != NOT_TESTED)]
+    counts = ", ".join(f"{n} {verdict}" for verdict, n in verdict_counts(judged).items() if n)
+    runs = ", ".join(f"`{arm}-seed*`" for arm in drawing.arms)
+    command = f"`python -m hicra experiments --conditions {' '.join(drawing.arms)}`"
+    parts = [
+        f"### {drawing.number}",
+        f"The paper: {drawing.claim}.",
+        f"Here: {f'**{counts}.** ' if counts else ''}{drawing.answer(told)}",
+        f"![{drawing.number}, as measured here]({name}.png)",
+        "\n".join(f"- {row.claim}: **{row.verdict}**" for row in judged.itertuples()),
+        f"[SVG]({name}.svg), [PDF]({name}.pdf). Run records {runs}, made by {command}.\n",
+    ]
+    return "\n\n".join(filter(None, parts))
+
+
+def _marked_trace(out: Path) -> list[Path]:
+    """Fig. 6: the example trace that ships, with the paper's Strategic Grams marked."""
+    trace = json.loads((data_root() / "examples/trace.json").read_text())
+    spans = [(found.start, found.end) for found in Lexicon.load("listing1").find(trace["text"])]
+    figure = marked_text(trace["text"], spans, title=trace["problem"], note=trace["source"])
+    return save(figure, out, "marked_trace")
+
+
+def _traces(data: Experiments, out: Path) -> list[Path]:
+    """Fig. 13: the first and the last kept rollout of a HICRA run, where there is one."""
+    if not (runs := data.runs_of("hicra")):
+        return []
+    rows = runs[0].read("rollouts.jsonl")
+    title = f"{runs[0].path.name}, first and last kept rollout. {data.study.world}"
+    save_html([rollout_html(rows[0]), rollout_html(rows[-1])], out / "fig13_traces.html", title=title)
+    return [out / "fig13_traces.html"]
 
 
 def _afterwards(table: pd.DataFrame) -> str:
@@ -92,71 +135,93 @@ def _afterwards(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def _model_section(records: Path | str, out: Path, order: Sequence[str]) -> tuple[str, list[Path]]:
-    """The gallery's section on a language model's runs, and the files that it shows."""
-    data, name = load_experiments(records, order), Path(records).name
-    table, written, shown = learning_table(data.runs), [], []
-    for entry in ENTRIES:
-        if set(entry.arms) <= set(data.arms):
-            written += save(entry.draw(data.study, entry.arms), out, f"{name}_{entry.name}")
-            image = f"![{entry.number}, as measured here]({name}_{entry.name}.png)"
-            shown.append(f"{image}\n\nThe paper, {entry.number}: {entry.claim}.\n")
-    write_atomic(out / f"{name}_accuracy.csv", table.round(4).to_csv(index=False))
+def _model_section(
+    name: str, data: Experiments, rules: Claims, table: pd.DataFrame, out: Path
+) -> tuple[str, list[Path]]:
+    """The gallery's section on a language model's runs, and the figures that it shows."""
+    written, shown = [], []
+    for figure, drawing in drawings(data).items():
+        if figure in OF_A_MODEL:
+            written += save(drawing.draw(), out, f"{name}_{figure}")
+            image = f"![{drawing.number}, as measured here]({name}_{figure}.png)"
+            answer = drawing.answer(Told(rules, data.values))
+            claim = f"The paper: {drawing.claim}."
+            files = f"[SVG]({name}_{figure}.svg), [PDF]({name}_{figure}.pdf)."
+            shown.append(f"### {drawing.number}, {name}\n\n{claim}\n\nHere: {answer}\n\n{image}\n\n{files}\n")
     told = {"name": name, "world": data.study.world, "n": len(data.runs), "table": table_markdown(table)}
-    return MODEL.format(**told) + "\n".join(shown), [*written, out / f"{name}_accuracy.csv"]
+    return MODEL.format(**told) + "\n".join(shown), written
 
 
 GALLERY = """# Gallery
 
-Drawn by `make figures` from the {n} run records in `data/experiments` (made by `make experiments`), with no
-model. World: {world}.
+`make figures` draws all of this from the {n} run records in `data/experiments` (made by `make experiments`),
+without a model. Model and data: {world}.
 
-Each figure answers the paper's of the same number, its panels in the same order. Fig. 6 and 13, two marked
-traces of a HICRA run, are a page: [fig13_traces.html](fig13_traces.html).
+**{counts}** Each claim has its row in the [last table](#verdicts).
 
-## Verdicts
+## Figures
 
-By the rules of [data/claims.yaml](../data/claims.yaml), written before the runs. "Ours" is the mean over
-seeds, in brackets the 95 % interval that the verdict goes by: the wider ends of a paired bootstrap and
-Student's t ([verdicts.csv](verdicts.csv) has both). A statistic is a quantity of
-`hicra/study/verdicts/run_quantities.py` and the arms it is added and subtracted over.
+Each answers the paper's figure of the same number. Numbers are means over seeds with the 95 % interval that
+verdicts are based on; changes run from the mean of a run's first five steps to that of its last five.
 
-{verdicts}
+{figures}
+### Fig. 6 and 13
 
-### Looked at afterwards
+Not a claim, but what a planning token is: a language model's solution with the paper's Strategic Grams
+marked.
 
-No rule was fixed for these, so there is no verdict: mean and 95 % t-interval over seeds.
-[afterwards.csv](afterwards.csv)
+![A model's reasoning with its Strategic Grams marked](marked_trace.png)
 
-{afterwards}
+[SVG](marked_trace.svg), [PDF](marked_trace.pdf). Two traces of a HICRA run, with the high-entropy tokens
+marked too, are a page: [fig13_traces.html](fig13_traces.html).
 
-## Takeaway 3: which metric is a compass?
+{models}
+## Tables
 
-Rank correlation with what is gained later, mean and 95 % t-interval over seeds, over the arms from the
-stronger base. Within runs: a metric's mean of 5 steps with the gain in training reward over the next 10 (the
-number of the step is the null: whatever falls all along predicts gains that shrink all along). Across runs of
-one seed: a metric at step 20 with the held-out accuracy gained from there to the end.
-[compass.csv](compass.csv)
+### Table 1: accuracy
 
-{compass}
-
-## Table 1
-
-Accuracy at the end on held-out problems, mean and 95 % t-interval over seeds, and the paired difference to
-GRPO from the same base. The paper's columns are the mean over its six benchmarks for Qwen2.5-7B-Base, and for
-the weak base Llama-3.1-8B-Instruct: another world, for the order of arms alone.
-[table1_accuracy.csv](table1_accuracy.csv)
+Accuracy on held-out problems at the end of training, the mean over seeds with its 95 % interval, and the
+difference to GRPO from the same base, paired by seed. The paper's columns are means over its six benchmarks,
+for Qwen2.5-7B-Base, and in the rows on the weak base for Llama-3.1-8B-Instruct. That is a different setting:
+compare only the ranking of the arms. [table1_accuracy.csv](table1_accuracy.csv)
 
 {table1_accuracy}
 
-## Table 2
+### Table 2: which phrases are strategic?
 
-Which phrases are strategic? The paper asked people; here the world's exact spans are the judge: a phrase is
-strategic where most of its occurrences in GRPO's kept rollouts lie within a planning phrase.
-[table2_strategic.csv](table2_strategic.csv)
+The paper asked people; here the sandbox's exact spans are the judge. A phrase is strategic if most of its
+occurrences in GRPO's kept rollouts lie within a planning phrase. [table2_strategic.csv](table2_strategic.csv)
 
 {table2_strategic}
 
+### Takeaway 3: which metric predicts later gains?
+
+Rank correlation with the gains that follow, the mean over seeds with its 95 % interval, over the arms from
+the stronger base. Within runs: a metric's mean over 5 steps with the gain in training reward over the next
+ten. The number of the step is the null: whatever falls throughout predicts gains that shrink throughout.
+Across the runs of one seed: a metric at the first evaluation after the start with the held-out accuracy
+gained from there to the end. [compass.csv](compass.csv)
+
+{compass}
+
+### Looked at afterwards
+
+No rule was fixed for these questions before the runs, so they get no verdict: mean and 95 % t-interval over
+seeds. [afterwards.csv](afterwards.csv)
+
+{afterwards}
+
+## Verdicts
+
+By the rules of [data/claims.yaml](../data/claims.yaml), written before the runs. A claim is replicated if its
+rule holds for the whole interval, contradicted if the opposite does, and undecided if the interval is
+compatible with both. "Ours" is the mean over seeds with, in brackets, the 95 % interval that the verdict is
+based on: it reaches from the lower to the higher end of a paired bootstrap and Student's t
+([verdicts.csv](verdicts.csv) has both). A statistic is a quantity of
+`hicra/study/verdicts/run_quantities.py`, added and subtracted over arms. Power is the chance that a true
+effect of that size would have been found with as many seeds, spread as these are.
+
+{verdicts}
 """
 
 MODEL = """## A language model: {world}

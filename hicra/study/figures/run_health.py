@@ -1,4 +1,4 @@
-"""Figures of a run's health: why completions got their reward, and what taught little.
+"""Figures of a run's health: why completions got their reward, and where there was no learning signal.
 
 Frames, errors and the meaning of lines are those of training_curves.py.
 """
@@ -21,13 +21,14 @@ from hicra.study.figures.style import (
     seeds_note,
 )
 
-# column -> what teaches nothing, with its line
+# column -> what gives no signal, with its line
 IDLE = {
-    "zero_variance": ("groups whose rewards are all equal", PALETTE[1], ""),
+    "zero_variance": ("groups whose rewards are all equal", PALETTE[1], ()),
     "clipped": ("completions cut at the length limit", PALETTE[7], (4, 2)),
     "no_planning": ("completions without a planning token", PALETTE[0], (1, 1)),
 }
 REASONS = ("right", "wrong", "no_box", "truncated", "unparseable", "timeout")
+HATCHES = ("", "///", "...", "xxx", "\\\\\\", "ooo", "---", "+++", "|||", "***")
 
 
 @house()
@@ -42,28 +43,32 @@ def reasons(frame: pd.DataFrame, world: str, *, arms: Sequence[str] | None = Non
     if not names:
         raise ValueError("the frame has no column reason_NAME")
     runs = require(frame, [f"reason_{name}" for name in names], arms)
-    options = {"title": "Why completions got their reward", "world": world, "sharey": True}
-    note = f"Mean over seeds: {seed_counts(runs)}. Shares add to 1."
-    figure, axes = canvas(1, len(arms), height=3.3, note=note, **options)
+    note = f"Seeds: {seed_counts(runs)}; means over seeds. The shares add up to 1."
+    title = "Why did completions get their reward?"
+    figure = canvas(height=3.3, title=title, world=world, note=note)
+    axes = figure.subplots(1, len(arms), squeeze=False, sharey=True)
     colors = [PALETTE[i] for i in (0, 1, 8, 4, 9, 7, 2, 3, 5, 6)][: len(names)]
     for ax, arm in zip(axes[0], arms, strict=True):
         means = runs[runs["arm"] == arm].groupby("step")[[f"reason_{n}" for n in names]].mean()
-        ax.stackplot(means.index, means.T.fillna(0), colors=colors, edgecolor="white", lw=0.4)
+        areas = ax.stackplot(means.index, means.T.fillna(0), colors=colors, edgecolor="white", lw=0.4)
+        for area, hatch in zip(areas, HATCHES, strict=False):
+            area.set_hatch(hatch)  # reasons differ on a grey printer too
         ax.set(xlabel=STEPS, ylabel="share of completions", ylim=(0, 1), title=arm_name(arm))
         ax.label_outer()
         ax.margins(x=0)
-    handles = [Patch(color=c, label=n) for c, n in zip(colors, names, strict=True)][::-1]
+    keys = zip(names, colors, HATCHES, strict=False)
+    handles = [Patch(facecolor=c, hatch=h, edgecolor="white", label=n) for n, c, h in keys][::-1]
     figure.legend(handles=handles, loc="outside right center", title="reason")
     return figure
 
 
 @house()
 def idle(frame: pd.DataFrame, world: str, *, arm: str = "grpo") -> Figure:
-    """Shares of a step that teach little: groups without variance, cut completions, empty planning masks."""
+    """Shares of a step without a learning signal: equal rewards, cut completions, no planning token."""
     runs = require(frame, list(IDLE), [arm])
-    title = f"What teaches {arm_name(arm)} little"
-    figure, axes = canvas(1, 1, height=3.0, title=title, world=world, note=seeds_note(runs))
-    ax = axes[0, 0]
+    title = f"Where does {arm_name(arm)} get no learning signal?"
+    figure = canvas(height=3.0, title=title, world=world, note=seeds_note(runs))
+    ax = figure.subplots()
     for column, (label, color, dashes) in IDLE.items():
         seed_lines(ax, runs, column, label=label, color=color, dashes=dashes)
     ax.set(xlabel=STEPS, ylabel="share of groups or completions", ylim=(-0.02, 1.02))

@@ -13,8 +13,8 @@ import pandas as pd
 from scipy import stats
 
 from hicra.study.verdicts.intervals import interval
+from hicra.study.verdicts.windows import EDGE
 
-EDGE = 5  # steps whose mean is a metric's value
 AHEAD = 10  # steps between a predictor and the end of the gain it predicts
 PREDICTORS = ("semantic_entropy", "semantic_entropy_matched", "token_entropy", "group_solved")
 

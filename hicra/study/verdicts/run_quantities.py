@@ -28,7 +28,8 @@ import numpy as np
 import pandas as pd
 
 from hicra.errors import HicraError
-from hicra.study.verdicts.compass import EDGE, PREDICTORS, prediction
+from hicra.study.verdicts.compass import PREDICTORS, prediction
+from hicra.study.verdicts.windows import EDGE
 
 CHANGED = (
     *("length", "error_planning", "error_execution", *PREDICTORS),
@@ -39,23 +40,6 @@ FINAL = (
     *("entropy_planning", "entropy_execution", "planning_share"),
     *("planning_high_entropy", "high_entropy_planning"),
 )
-# The first that a quantity's name holds counts; the others are shares.
-UNITS = {
-    "high_entropy": "share",
-    "semantic_entropy": "bits",
-    "cluster_entropy": "bits",
-    "conditional_entropy": "bits",
-    "entropy": "nats",
-    "perplexity": "nats",
-    "front_loading": "nats",
-    "prediction": "correlation",
-    "length": "tokens",
-}
-
-
-def unit(quantity: str) -> str:
-    """In which unit a quantity counts."""
-    return next((unit for part, unit in UNITS.items() if part in quantity), "share")
 
 
 def quantities(steps: pd.DataFrame, evals: pd.DataFrame) -> pd.DataFrame:
