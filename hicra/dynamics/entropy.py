@@ -1,6 +1,10 @@
 """Entropies of what Strategic Grams occur and what follows them: plug-in, corrected, and size-matched.
 
 The plug-in entropy grows with the number of occurrences; `rarefied_entropy` compares at equal numbers.
+
+By hand, where scipy.stats has `entropy` and `hypergeom`: the first takes 8 to 30 times as long for the tens
+to hundreds of grams of a step, and the second, whose chances differ by 5e-9 bits at 70,000 occurrences, 6 to
+1,000 times (tests/test_dynamics.py compares them).
 """
 
 import math

@@ -1,4 +1,8 @@
-"""How well a lexicon finds planning tokens, against a mask that is known to be true."""
+"""How well a lexicon finds planning tokens, against a mask that is known to be true.
+
+By hand, where scikit-learn has `precision_recall_fscore_support`: masks are scored with the extra `trl` alone
+too, which brings no scikit-learn. tests/test_planning.py compares both.
+"""
 
 from __future__ import annotations
 

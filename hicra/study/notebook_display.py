@@ -14,8 +14,7 @@ from hicra.study.record.run_folder import RunFolder
 from hicra.study.record.run_tables import Study
 from hicra.study.training.settings import PACKAGES
 from hicra.study.verdicts.intervals import paired_interval
-
-EDGE = 5  # steps at either end of a run whose mean stands for it
+from hicra.study.verdicts.windows import EDGE
 
 
 def versions() -> pd.DataFrame:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from hicra.study.figures.style import BLUE, GREEN, ORANGE, canvas, house
+from hicra.study.figures.style import BLUE, GREEN, ORANGE, canvas, house, top_legend
 
 PANELS = {
     "semantic_entropy": "diversity, plug-in\n(bits)",
@@ -27,16 +27,15 @@ def real_run_changes(table: pd.DataFrame) -> Figure:
     """
     table = table[table["source"].isin(SOURCES)]
     runs = table.drop_duplicates(["source", "run"])[["source", "run", "collapsed"]].reset_index(drop=True)
-    figure, axes = canvas(
-        1,
-        len(PANELS),
+    figure = canvas(
         height=0.24 * len(runs) + 1.6,
-        title="Real RL runs: change from before to after",
+        title="What changes in real RL runs, from before to after?",
         world="Runs of others: 19 GRPO (Qwen2.5-Math-1.5B), 1 PPO (Qwen2.5-1.5B), 4 GRPO (Qwen2.5-3B)",
-        note="Whiskers: 95 % over problems. Hollow: collapsed by the rule of the plan.",
-        sharey=True,
+        note="Whiskers are 95 % intervals over problems; hollow marks: collapsed, by the plan's rule.",
+        legend=True,
     )
-    for ax, (quantity, label) in zip(axes[0], PANELS.items(), strict=True):
+    axes = figure.subplots(1, len(PANELS), sharey=True)
+    for ax, (quantity, label) in zip(axes, PANELS.items(), strict=True):
         lexicons = LEXICONS if "entropy" in quantity else {"listing1": LEXICONS["listing1"]}
         for shift, (lexicon, (color, marker)) in zip(
             np.linspace(-0.25, 0.25, len(lexicons)), lexicons.items(), strict=True
@@ -53,7 +52,7 @@ def real_run_changes(table: pd.DataFrame) -> Figure:
         ax.set(xlabel=label)
         if quantity.startswith("semantic"):
             ax.set_xlim(-2, 2)  # a run that loops lies at -4; single intervals are wider
-    axes[0, 0].set_yticks(range(len(runs)), [run.replace("Qwen2.5-3B-Instruct+", "") for run in runs["run"]])
-    axes[0, 0].invert_yaxis()
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=3)
+    axes[0].set_yticks(range(len(runs)), [run.replace("Qwen2.5-3B-Instruct+", "") for run in runs["run"]])
+    axes[0].invert_yaxis()
+    top_legend(figure, axes[0])
     return figure
