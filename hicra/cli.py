@@ -429,13 +429,17 @@ def score_lexicon(
     classes: Annotated[
         bool, typer.Option("--classes", help="Print the share marked of every label too.")
     ] = False,
+    errors: Annotated[
+        int,
+        typer.Option(metavar="N", help="Print the N grams that mark or miss most wrongly, and their sentences."),
+    ] = 0,
 ) -> None:
     """Score lexicons on labelled sentences.
 
     Prints precision, recall and F1 with intervals.
     """
     from hicra.files import write_atomic
-    from hicra.lexicon.labelled_sentences import STEERING, classes_table, score_table
+    from hicra.lexicon.labelled_sentences import STEERING, classes_table, errors_text, score_table
     from hicra.lexicon.lexicon import Lexicon
 
     loaded = [Lexicon.load(name) for name in lexicons]
@@ -446,6 +450,8 @@ def score_lexicon(
         write_atomic(out, table.to_csv(index=False))
     if classes:
         print(classes_table(loaded, labels, wanted).to_string(index=False))
+    if errors:
+        print(errors_text(loaded, labels, errors, wanted))
 
 
 @app.command()

@@ -194,7 +194,14 @@ def test_drop_refuses_a_share_that_leaves_nothing(fraction):
 def test_every_shipped_lexicon_has_its_card(root, capsys):
     assert main(["cards"]) == 0
     assert (root / "data" / "lexicons" / "README.md").read_text() == capsys.readouterr().out
-    assert shipped() == ["listing1", "sandbox", "sandbox-placebo", "skyt1-hicra", "skyt1-paper"]
+    assert shipped() == [
+        "listing1",
+        "released193",
+        "sandbox",
+        "sandbox-placebo",
+        "skyt1-hicra",
+        "skyt1-paper",
+    ]
     for name in shipped():
         provenance = Lexicon.load(name).provenance
         assert provenance["source"]

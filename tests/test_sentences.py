@@ -8,6 +8,7 @@ from hicra.cli import main
 from hicra.lexicon.labelled_sentences import (
     LabelError,
     Sentence,
+    errors_table,
     read_sentences,
     schemes,
     score_sentences,
@@ -39,6 +40,35 @@ def test_the_bootstrap_draws_problems_not_sentences():
     assert one.intervals["precision"] == (0.0, 1.0)
     whole = [s._replace(problem="1") for s in SENTENCES]
     assert score_sentences(WAIT, whole).intervals["precision"] == pytest.approx((2 / 3, 2 / 3))
+
+
+def test_every_error_stands_under_the_gram_that_explains_most():
+    sentences = [*SENTENCES, Sentence("2", "It is 6.", "Verification"), Sentence("2", "Wait.", "Deduction")]
+    table = errors_table(WAIT, sentences)
+    rows = [tuple(row)[:4] + (row.text,) for row in table.itertuples(index=False)]
+    assert rows == [
+        ("wrongly marked", "wait", 2, 1, "Wait for 3 hours."),
+        ("wrongly marked", "wait", 2, 1, "Wait."),
+        # "it is" would mark both missed ones and "So it is 5.": 2 - 1; "it is 4" only its own: 1 - 0
+        ("missed", "it is 6", 1, 0, "It is 6."),
+        ("missed", "it is 4", 1, 0, "It is 4."),
+    ]
+
+
+def test_a_missed_sentence_without_words_is_told_too():
+    table = errors_table(WAIT, [*SENTENCES, Sentence("2", "?!", "Verification")])
+    assert dict(zip(table["text"], table["gram"], strict=True))["?!"] == ""
+
+
+def test_the_command_prints_the_errors_by_gram(tmp_path, capsys):
+    path = tmp_path / "labels.jsonl"
+    rows = [{"problem_id": s.problem, "text": s.text, "label": s.label} for s in SENTENCES]
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    assert main(["score-lexicon", "listing1", "--labels", str(path), "--errors", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "listing1, scheme -: 2 sentences wrongly marked\n  'wait': in 1 of them and 1 others" in printed
+    assert "    [Deduction] Wait for 3 hours." in printed
+    assert "listing1, scheme -: 1 sentences missed" in printed
 
 
 def test_nothing_to_tell_apart_is_an_error():

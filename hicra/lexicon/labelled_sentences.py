@@ -7,7 +7,7 @@ whose `chunks_by_taxonomy` holds the same sentences labelled in several schemes.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +18,7 @@ import pandas as pd
 from hicra.errors import HicraError
 from hicra.files import iter_jsonl
 from hicra.lexicon.lexicon import Lexicon
+from hicra.words import segments
 
 # Decision: what counts as planning in the six schemes of the tuning set. A scheme has some of them.
 # Restating the problem, recalling facts and summing up do not: they say where a solution stands.
@@ -40,6 +41,7 @@ STEERING = frozenset(
 )
 NOT_WRITTEN = frozenset({"Prompt"})  # sentences of the task, not of the model
 DRAWS = 2000
+LONGEST = 5  # words of an n-gram that could have found a missed sentence
 
 
 class LabelError(HicraError):
@@ -170,6 +172,68 @@ def classes_table(
         table = next(iter(scores.values())).drop(columns="marked").assign(scheme=scheme or "-")
         tables.append(table.assign(**{name: c["marked"].round(2) for name, c in scores.items()}))
     return pd.concat(tables, ignore_index=True)
+
+
+def errors_table(
+    lexicon: Lexicon, sentences: list[Sentence], planning: Collection[str] = STEERING
+) -> pd.DataFrame:
+    """Every sentence that `lexicon` marks wrongly or misses, once, under the gram that explains most.
+
+    Columns: error, "wrongly marked" or "missed"; gram; wrong, the sentences that err and hold the gram;
+    right, those that hold it and do not err; problem, label, text. A wrongly marked sentence stands under
+    a gram of the lexicon, a missed one under an n-gram that would have found it (none: ""); `right` then
+    counts sentences that are rightly left unmarked. Of a sentence's grams that with the highest `wrong - right`
+    is taken: the one to drop, or to add, first. Rows are in that order.
+    """
+    found = [(s, {match.gram for match in lexicon.find(s.text)}) for s in sentences]
+    marked = [(s, grams, s.label not in planning) for s, grams in found if grams]
+    silent = [(s, set(_ngrams(s.text)), s.label in planning) for s, grams in found if not grams]
+    columns = ["error", "gram", "wrong", "right", *Sentence._fields]
+    rows = [("wrongly marked", *row) for row in _explained(marked)]
+    return pd.DataFrame(rows + [("missed", *row) for row in _explained(silent)], columns=columns)
+
+
+def _explained(held: list[tuple[Sentence, set[str], bool]]) -> list[tuple]:
+    """(gram, wrong, right, *sentence) for each sentence that errs; `held` has sentence, grams, errs."""
+    wrong = Counter(gram for _, grams, errs in held if errs for gram in grams)
+    right = Counter(gram for _, grams, errs in held if not errs for gram in grams)
+
+    def gain(gram: str) -> tuple:
+        return wrong[gram] - right[gram], len(gram), gram
+
+    best = [(max(grams, key=gain, default=""), s) for s, grams, errs in held if errs]
+    best.sort(key=lambda pair: gain(pair[0]), reverse=True)
+    return [(gram, wrong[gram], right[gram], *s) for gram, s in best]
+
+
+def _ngrams(text: str) -> Iterator[str]:
+    for run in segments(text):
+        for i in range(len(run)):
+            for n in range(1, min(LONGEST, len(run) - i) + 1):
+                yield " ".join(word.text for word in run[i : i + n])
+
+
+def errors_text(
+    lexicons: list[Lexicon], path: Path | str, n_grams: int, planning: Collection[str] = STEERING
+) -> str:
+    """`errors_table` of each lexicon and scheme to read: the first `n_grams` grams with their sentences."""
+    return "\n".join(
+        line
+        for scheme, sentences in _usable(path, planning).items()
+        for lexicon in lexicons
+        for error, table in errors_table(lexicon, sentences, planning).groupby("error", sort=False)
+        for line in [
+            f"\n{lexicon.name}, scheme {scheme or '-'}: {len(table)} sentences {error}",
+            *_error_lines(table, n_grams),
+        ]
+    )
+
+
+def _error_lines(table: pd.DataFrame, n_grams: int) -> Iterator[str]:
+    for gram in table["gram"].unique()[:n_grams]:
+        rows = table[table["gram"] == gram]
+        yield f"  {gram!r}: in {rows['wrong'].iloc[0]} of them and {rows['right'].iloc[0]} others"
+        yield from (f"    [{row.label}] {' '.join(row.text.split())}" for row in rows.itertuples())
 
 
 def _usable(path: Path | str, planning: Collection[str]) -> dict[str | None, list[Sentence]]:
