@@ -431,7 +431,9 @@ def score_lexicon(
     ] = False,
     errors: Annotated[
         int,
-        typer.Option(metavar="N", help="Print the N grams that mark or miss most wrongly, and their sentences."),
+        typer.Option(
+            metavar="N", help="Print the N grams that mark or miss most wrongly, and their sentences."
+        ),
     ] = 0,
 ) -> None:
     """Score lexicons on labelled sentences.
