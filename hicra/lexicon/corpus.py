@@ -16,6 +16,7 @@ from hicra.words import segments
 HUB = "hub:"  # a source's prefix for a data set of the Hub, "hub:owner/name"
 TAIL = 300  # words at the end that are searched for a loop
 MARKERS = re.compile(r"<\|[^|<>]*\|>|</?think>")  # of chat and thinking formats: not the solution's words
+END = re.compile(r"</think>|<\|end_of_thought\|>")  # of the thinking, before the answer to the reader
 LOOP = 0.4  # a tail with a smaller share of distinct 6-grams repeats itself
 
 
@@ -32,8 +33,9 @@ class Corpus:
     it is right (none: all are taken as right); with `correct_above` that field holds a reward, and what lies
     above is right. `one_per` keeps the first usable solution for each value of that field, so that a problem
     sampled often does not vote often. `after` cuts what precedes its first occurrence, a prompt say; a text
-    without it is whole. After an iteration `kept` is the number of solutions and `dropped` counts the others
-    by reason.
+    without it is whole. `part` "thought" keeps what precedes the end of the thinking (</think> or
+    <|end_of_thought|>), "answer" what follows it; both drop solutions without such an end. After an iteration
+    `kept` is the number of solutions and `dropped` counts the others by reason.
 
     Iterating raises CorpusError for a missing field and a record whose text is no string, and what
     `iter_jsonl` raises.
@@ -46,6 +48,7 @@ class Corpus:
     one_per: str | None = None
     boxed_only: bool = True
     after: str = ""
+    part: str = "whole"
     kept: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
 
@@ -62,7 +65,12 @@ class Corpus:
                 self.dropped[reason] += 1
             else:
                 self.kept += 1
-                yield MARKERS.sub("\n", text)
+                yield MARKERS.sub("\n", self._part(text))
+
+    def _part(self, text: str) -> str:
+        if self.part == "whole":
+            return text
+        return END.split(text, maxsplit=1)[self.part == "answer"]
 
     def _records(self) -> Iterator[tuple[str, dict]]:
         for source in self.sources:
@@ -79,6 +87,8 @@ class Corpus:
             return "not correct"
         if self.boxed_only and extract_boxed(text) is None:
             return "no boxed answer"
+        if self.part != "whole" and not END.search(text):
+            return "no end of thinking"
         words = [word.text for run in segments(text) for word in run]
         if loops(words):
             return "looping tail"
