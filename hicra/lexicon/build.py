@@ -31,7 +31,7 @@ RESTARTS = 150  # k-means starts, shared out: many clusters hardly depend on whe
 RECIPES = {
     "paper": "paper A.2: n-grams, embeddings, clusters, top share by Cluster DF",
     "hicra": "ours: n-grams of long solutions that short ones do without, openings apart",
-    "general": "ours: n-grams that several families think with and answers do without, near to seeds",
+    "general": "ours: n-grams that all families think with, by contrast with short solutions and by seeds",
 }
 SHARES = {"paper": MIN_SHARE, "hicra": contrast.MIN_SHARE, "general": contrast.GENERAL_SHARE}
 
@@ -77,7 +77,7 @@ def build_lexicon(
     solutions: Texts,
     *,
     preset: str = "paper",
-    background: Texts | None = None,
+    background: Iterable[str] | None = None,
     clustering: str = "kmeans",
     n_clusters: int | None = None,
     top_share: float = TOP_SHARE,
@@ -90,13 +90,13 @@ def build_lexicon(
     """The lexicon of a corpus of correct solutions, each read once, as a stream.
 
     `preset` "hicra" needs `background`, short solutions of the same kind of problems by models that do
-    not reason at length; "paper" takes none. "general" takes the thinking of several families of models,
-    {family: texts}, and several backgrounds in the same way, such as short solutions and the answers that
-    follow the thinking: {"r1": Corpus([file], part="thought"), ...}. `min_df` defaults to 1 % of the
-    solutions ("hicra": 5 %) and at least 2, `n_clusters` to a tenth of the n-grams; `top_share` is the
-    paper's alone. `encoder` gives unit vectors. The result is the same for any order of the solutions.
-    Raises HicraError for an unknown preset or clustering, a missing or needless background or family, and
-    a corpus that is empty, has too few frequent n-grams, or falls into a single cluster.
+    not reason at length; "paper" takes none. "general" needs it too, and as `solutions` the thinking of
+    several families of models: {"r1": Corpus([file], thinking=True), ...}. `min_df` defaults to 1 % of the
+    solutions ("hicra": 5 %, "general": 0.5 %, in every family) and at least 2, `n_clusters` to a tenth of
+    the n-grams; `top_share` is the paper's alone. `encoder` gives unit vectors. The result is the same for
+    any order of the solutions. Raises HicraError for an unknown preset or clustering, a missing or needless
+    background or family, and a corpus that is empty, has too few frequent n-grams, or falls into a single
+    cluster.
     """
     _check_preset(preset, solutions, background)
     sizes = PAPER_SIZES if preset == "paper" else contrast.SIZES
@@ -104,11 +104,12 @@ def build_lexicon(
     with ExitStack() as stack:
         families = _encoded(solutions, sizes, stack)
         corpora = list(families.values())
-        short = list(_encoded(background or {}, sizes, stack, like=corpora[0]).values())
+        if background is not None:
+            short = stack.enter_context(EncodedCorpus(background, sizes, like=corpora[0]))
         settings["min_df"] = min_df or max(2, math.ceil(SHARES[preset] * len(corpora[0])))
         table = frequent_ngrams(corpora[0], settings["min_df"])
         if preset == "hicra":
-            table = table.take(contrast.steering(table, corpora[0], short[0]))
+            table = table.take(contrast.steering(table, corpora[0], short))
         if preset == "general":
             table = table.take(contrast.in_every_family(table, corpora, SHARES[preset]))
         _check_size(len(corpora[0]), len(table.grams), settings)
@@ -149,23 +150,21 @@ def build_lexicon(
     return replace(lexicon, kinds={g: kind[k] for g, k in zip(table.grams, labels, strict=True)})
 
 
-def _encoded(
-    texts: Texts, sizes: tuple[int, ...], stack: ExitStack, like: EncodedCorpus | None = None
-) -> dict[str, EncodedCorpus]:
-    """Texts by name as corpora that share the words of `like`, or of the first of them."""
-    corpora: dict[str, EncodedCorpus] = {}
+def _encoded(texts: Texts, sizes: tuple[int, ...], stack: ExitStack) -> dict[str, EncodedCorpus]:
+    """The families by name; all know the words of the first, so that their n-grams can be compared."""
+    families: dict[str, EncodedCorpus] = {}
     for name, part in (texts if isinstance(texts, Mapping) else {"": texts}).items():
-        like = like or next(iter(corpora.values()), None)
-        corpora[name] = stack.enter_context(EncodedCorpus(part, sizes, like))
-    return corpora
+        first = next(iter(families.values()), None)
+        families[name] = stack.enter_context(EncodedCorpus(part, sizes, like=first))
+    return families
 
 
-def _check_preset(preset: str, solutions: Texts, background: Texts | None) -> None:
+def _check_preset(preset: str, solutions: Texts, background: Iterable[str] | None) -> None:
     if preset not in RECIPES:
         raise HicraError(f"unknown preset {preset!r}; choose one of: {', '.join(RECIPES)}")
     if preset == "paper" and background is not None:
         raise HicraError("preset='paper' uses no background; leave it out, or use preset='hicra'")
-    if preset != "paper" and not background:
+    if preset != "paper" and background is None:
         raise HicraError(
             f"preset={preset!r} contrasts with short solutions; give them as background, or use "
             "preset='paper'"
@@ -175,8 +174,8 @@ def _check_preset(preset: str, solutions: Texts, background: Texts | None) -> No
         raise HicraError(
             "preset='general' asks several families of models; give {family: texts}, two or more"
         )
-    if preset != "general" and (isinstance(solutions, Mapping) or isinstance(background, Mapping)):
-        raise HicraError(f"preset={preset!r} takes one corpus and one background, not several by name")
+    if preset != "general" and isinstance(solutions, Mapping):
+        raise HicraError(f"preset={preset!r} takes one corpus, not several families; chain their texts")
 
 
 def _check_size(n_solutions: int, n_grams: int, settings: dict) -> None:

@@ -6,9 +6,9 @@ compute without deliberating, and it must not belong to the opening, where a sol
 problem. No labels and no language model take part. What each condition brings, and what did not, is
 measured by `python -m tests.benchmarks.lexicon`.
 
-`general` asks for agreement: the contrast of an n-gram is the least over families of models and over
-backgrounds. To it is added the n-gram's nearness in meaning to a table of seeds (`kinds`), so that "check",
-which short solutions use too, is found where "so now", which they do not use, is not.
+`general` asks for agreement: the contrast of an n-gram is the least over families of models. To it is added
+the n-gram's nearness in meaning to a table of seeds (`kinds`), so that "let me check" needs less contrast
+than "so now" does.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ SIZES = (1, 2, 3, 4, 5)  # words: "wait" and "another way" steer as well
 MIN_SHARE = 0.05  # of the solutions hold the n-gram
 MIN_CONTRAST = 7.5  # bits: about 180 times as frequent as in short solutions
 MAX_EARLY = 0.25  # of its occurrences stand in the first tenth of a solution
-GENERAL_SHARE = 0.01  # of the solutions of every family hold the n-gram
-BITS_PER_SIMILARITY = 22.0  # what a cosine nearer by 1 to the steering seeds weighs, in bits of contrast
-MIN_STEERING = 6.0  # bits, of contrast and nearness together
+GENERAL_SHARE = 0.005  # of the solutions of every family hold the n-gram
+BITS_PER_SIMILARITY = 28.0  # what a cosine nearer by 1 to the steering seeds weighs, in bits of contrast
+MIN_STEERING = 9.5  # bits, of contrast and nearness together
 
 
 def steering(table: NgramTable, corpus: EncodedCorpus, background: EncodedCorpus) -> np.ndarray:
@@ -38,12 +38,11 @@ def contrast(table: NgramTable, corpus: EncodedCorpus, background: EncodedCorpus
 
 
 def agreed_contrast(
-    table: NgramTable, families: list[EncodedCorpus], backgrounds: list[EncodedCorpus]
+    table: NgramTable, families: list[EncodedCorpus], background: EncodedCorpus
 ) -> np.ndarray:
-    """The least contrast of each n-gram over all families and backgrounds, (N,) bits."""
-    ours = np.min([_rate(table, corpus) for corpus in families], axis=0)  # (N,)
-    theirs = np.max([_rate(table, corpus) for corpus in backgrounds], axis=0)  # (N,)
-    return np.log2(ours / theirs)
+    """The least contrast of each n-gram over all families, (N,) bits."""
+    least = np.min([_rate(table, corpus) for corpus in families], axis=0)  # (N,)
+    return np.log2(least / _rate(table, background))
 
 
 def in_every_family(table: NgramTable, families: list[EncodedCorpus], min_share: float) -> np.ndarray:

@@ -33,9 +33,9 @@ class Corpus:
     it is right (none: all are taken as right); with `correct_above` that field holds a reward, and what lies
     above is right. `one_per` keeps the first usable solution for each value of that field, so that a problem
     sampled often does not vote often. `after` cuts what precedes its first occurrence, a prompt say; a text
-    without it is whole. `part` "thought" keeps what precedes the end of the thinking (</think> or
-    <|end_of_thought|>), "answer" what follows it; both drop solutions without such an end. After an iteration
-    `kept` is the number of solutions and `dropped` counts the others by reason.
+    without it is whole. `thinking` keeps what precedes the end of the thinking (</think> or
+    <|end_of_thought|>) and drops solutions without one. After an iteration `kept` is the number of solutions
+    and `dropped` counts the others by reason.
 
     Iterating raises CorpusError for a missing field and a record whose text is no string, and what
     `iter_jsonl` raises.
@@ -48,7 +48,7 @@ class Corpus:
     one_per: str | None = None
     boxed_only: bool = True
     after: str = ""
-    part: str = "whole"
+    thinking: bool = False
     kept: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
 
@@ -65,12 +65,7 @@ class Corpus:
                 self.dropped[reason] += 1
             else:
                 self.kept += 1
-                yield MARKERS.sub("\n", self._part(text))
-
-    def _part(self, text: str) -> str:
-        if self.part == "whole":
-            return text
-        return END.split(text, maxsplit=1)[self.part == "answer"]
+                yield MARKERS.sub("\n", END.split(text)[0] if self.thinking else text)
 
     def _records(self) -> Iterator[tuple[str, dict]]:
         for source in self.sources:
@@ -87,7 +82,7 @@ class Corpus:
             return "not correct"
         if self.boxed_only and extract_boxed(text) is None:
             return "no boxed answer"
-        if self.part != "whole" and not END.search(text):
+        if self.thinking and not END.search(text):
             return "no end of thinking"
         words = [word.text for run in segments(text) for word in run]
         if loops(words):
