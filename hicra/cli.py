@@ -405,9 +405,15 @@ def lexicon(
     solutions: Annotated[list[str], Sources],
     out: Annotated[Path, typer.Option(help="The lexicon's file.", callback=_file)],
     background: Annotated[
-        list[str] | None, typer.Option(metavar="SOURCE", help="Short solutions for the preset hicra.")
+        list[str] | None, typer.Option(metavar="SOURCE", help="Short solutions, for hicra and general.")
     ] = None,
-    preset: Annotated[str, typer.Option(help="paper, or hicra with --background.")] = "paper",
+    preset: Annotated[
+        str,
+        typer.Option(
+            help="paper, or hicra or general with --background; general takes each source for a family of "
+            "models and reads its thinking, up to </think>."
+        ),
+    ] = "paper",
     text_field: Annotated[str, typer.Option(help="Field that holds the solution.")] = "response",
     correct_field: Annotated[
         str | None,
@@ -439,23 +445,31 @@ def lexicon(
     source: Annotated[str, typer.Option(help="Where the solutions come from, and their licence.")] = "",
 ) -> None:
     """Build a lexicon from solutions."""
+    from collections import Counter
     from dataclasses import replace
 
     from hicra.lexicon.build import build_lexicon
     from hicra.lexicon.corpus import Corpus
 
-    corpus = Corpus(
-        solutions,
-        text=text_field,
-        correct=correct_field,
-        correct_above=correct_above,
-        one_per=one_per,
-        boxed_only=not any_answer,
-        after=after,
-    )
+    families = {Path(s).name: [s] for s in solutions} if preset == "general" else {"": solutions}
+    if preset == "general" and len(families) < len(solutions):
+        raise HicraError(f"two of the sources {', '.join(solutions)} have the same name; rename one")
+    corpora = {
+        name: Corpus(
+            sources,
+            text=text_field,
+            correct=correct_field,
+            correct_above=correct_above,
+            one_per=one_per,
+            boxed_only=not any_answer,
+            after=after,
+            thinking=preset == "general",
+        )
+        for name, sources in families.items()
+    }
     short = background and Corpus(background, text=text_field, boxed_only=False)
     built = build_lexicon(
-        corpus,
+        corpora if preset == "general" else corpora[""],
         preset=preset,
         background=short,
         clustering=clustering,
@@ -465,11 +479,12 @@ def lexicon(
         name=out.stem,
         source=source or ", ".join(Path(s).name for s in solutions),
     )
-    dropped = {"solutions": dict(corpus.dropped), **({"background": dict(short.dropped)} if short else {})}
+    lost = sum((corpus.dropped for corpus in corpora.values()), Counter())
+    dropped = {"solutions": dict(lost), **({"background": dict(short.dropped)} if short else {})}
     replace(built, provenance={**built.provenance, "dropped": dropped}).save(out)
     for name, counts in dropped.items():
         print(f"{name} dropped:", ", ".join(f"{n} {reason}" for reason, n in counts.items()) or "none")
-    print(f"{len(built)} Strategic Grams from {corpus.kept} solutions in {out}")
+    print(f"{len(built)} Strategic Grams from {built.provenance['counts']['solutions']} solutions in {out}")
 
 
 @app.command("score-lexicon")
@@ -485,7 +500,9 @@ def score_lexicon(
     ] = False,
     errors: Annotated[
         int,
-        typer.Option(metavar="N", help="Print the N grams that mark or miss most wrongly, and their sentences."),
+        typer.Option(
+            metavar="N", help="Print the N grams that mark or miss most wrongly, and their sentences."
+        ),
     ] = 0,
 ) -> None:
     """Score lexicons on labelled sentences.

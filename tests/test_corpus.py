@@ -95,7 +95,7 @@ def test_the_command_builds_a_lexicon_and_says_what_it_dropped(tmp_path, capsys)
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (gzip.compress(b'{"response": "a"}\n' * 100)[:-20], "gzip"),
+        (gzip.compress(b'{"response": "a"}\n' * 100)[:-20], "truncated or damaged"),
         (b'{"response": "\xff"}\n', "UTF-8"),
         (b'{"text": "a"}\n', "no field 'response'"),
         (b"", "empty"),
@@ -131,3 +131,12 @@ def test_rewards_are_right_above_a_threshold(tmp_path):
     path.write_text(json.dumps({"response": GOOD, "reward": "high"}) + "\n")
     with pytest.raises(CorpusError, match="holds 'high', not a number"):
         list(Corpus([path], correct_above=0.5, **options))
+
+
+def test_thinking_ends_where_the_answer_begins(tmp_path):
+    path = tmp_path / "a.jsonl"
+    texts = ["<think>wait</think>so 1", "<|begin_of_thought|>hmm<|end_of_thought|>2", "<think>never ends"]
+    path.write_text("".join(json.dumps({"response": t}) + "\n" for t in texts))
+    corpus = Corpus([path], boxed_only=False, thinking=True)
+    assert [text.strip() for text in corpus] == ["wait", "hmm"]
+    assert corpus.dropped == {"no end of thinking": 1}

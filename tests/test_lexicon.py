@@ -3,12 +3,14 @@
 import copy
 import json
 import pickle
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hicra.cli import main
+from hicra.dynamics.entropy import cluster_counts
 from hicra.lexicon.lexicon import Lexicon, LexiconError, Match, shipped
 from hicra.words import segments
 from tests.fuzz import fuzz
@@ -146,6 +148,7 @@ GOOD = {"format": 1, "name": "n", "provenance": {}, "grams": [{"gram": "so", "cl
         (GOOD | {"grams": ["so"]}, r"grams\[0\] is 'so'"),
         (GOOD | {"grams": [{"gram": ["so"], "cluster": 0}]}, r"grams\[0\] has gram \['so'\]"),
         (GOOD | {"grams": [{"gram": "so", "cluster": 0.5}]}, "'so' has cluster 0.5"),
+        (GOOD | {"grams": [{"gram": "so", "cluster": 0, "kind": 1}]}, r"grams\[0\] has kind 1"),
         (GOOD | {"grams": [{"gram": "?", "cluster": 0}]}, "'\\?' has no word"),
     ],
 )
@@ -191,10 +194,30 @@ def test_drop_refuses_a_share_that_leaves_nothing(fraction):
         Lexicon.from_grams(["a b", "c d"]).drop(fraction, seed=0)
 
 
+def test_kinds_are_saved_and_loaded_dropped_with_their_grams_and_serve_for_entropies(tmp_path):
+    kinds = {"so": "stating", "wait": "backtracing", "wait no": "backtracing"}
+    lexicon = replace(Lexicon.from_grams(kinds), kinds=kinds)
+    lexicon.save(tmp_path / "kinds.json")
+    again = Lexicon.load(tmp_path / "kinds.json")
+    assert again.kinds == kinds
+    assert again.sha256 == lexicon.sha256 == Lexicon.from_grams(kinds).sha256
+    left = lexicon.drop(0.3, seed=0)
+    assert left.kinds == {gram: kinds[gram] for gram in left.grams}
+    assert cluster_counts({"wait": 2, "wait no": 1, "so": 4}, again.kinds) == {"backtracing": 3, "stating": 4}
+    assert Lexicon.load("listing1").kinds == {}  # files without kinds still load
+
+
+def test_kinds_of_some_grams_only_are_an_error():
+    with pytest.raises(LexiconError, match="'wait' is not in both grams and kinds"):
+        replace(Lexicon.from_grams(["so", "wait"]), kinds={"so": "stating"})
+
+
 def test_every_shipped_lexicon_has_its_card(root, capsys):
     assert main(["cards"]) == 0
-    assert (root / "data" / "lexicons" / "README.md").read_text() == capsys.readouterr().out
+    cards = capsys.readouterr().out.removeprefix("# Lexicons\n\n")
+    assert (root / "data" / "lexicons" / "README.md").read_text().endswith(cards)
     assert shipped() == [
+        "general",
         "listing1",
         "released193",
         "sandbox",

@@ -114,7 +114,7 @@ def test_the_command_says_what_is_wrong_with_a_label_file(tmp_path, capsys, row,
 
 def test_the_shipped_lexicons_keep_their_score(shared):
     table = score_table(
-        [Lexicon.load(name) for name in ("listing1", "skyt1-paper", "skyt1-hicra")],
+        [Lexicon.load(name) for name in ("listing1", "skyt1-paper", "skyt1-hicra", "general")],
         shared / "traces" / "math_multi_taxonomy.jsonl.gz",
     )
     scores = table[table["scheme"] == "ss"].set_index("lexicon")
@@ -122,3 +122,4 @@ def test_the_shipped_lexicons_keep_their_score(shared):
     assert scores.loc["skyt1-paper", "f1"].startswith("0.47")
     assert scores.loc["skyt1-hicra", "precision"].startswith("0.66")
     assert scores.loc["skyt1-hicra", "recall"].startswith("0.52")
+    assert scores.loc["general", "f1"].startswith("0.59")

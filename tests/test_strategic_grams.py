@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+from hicra.lexicon import contrast, kinds
 from hicra.lexicon.build import build_lexicon, cluster_table
 from hicra.lexicon.corpus import Corpus
 from hicra.lexicon.lexicon import Lexicon
+from tests.benchmarks.lexicon import general_lexicon
 
 PLANS = ["let us try again now", "we should go back here", "let us try once more"]
 
@@ -95,17 +97,77 @@ def test_the_hicra_preset_keeps_what_short_solutions_do_without():
     assert lexicon.provenance["settings"]["preset"] == "hicra"
 
 
+AWAY = {"a": LONG, "b": [f"{t}. only here they say let us go" for t in LONG]}
+
+
+def _by_seed(texts):
+    """An encoder of our own: what says try, again or check lies with the seeds that steer, the rest apart."""
+    steers = np.array([any(word in t.split() for word in ("try", "again", "check", "wait")) for t in texts])
+    turned = np.where(
+        [len(t) % 2 for t in texts], 0.1, 0.0
+    )  # so that there is more than one point to cluster
+    return np.stack([steers * np.cos(turned), steers * np.sin(turned), ~steers], axis=1).astype(float)
+
+
+def _general(**options):
+    options = {"background": SHORT * 300, "encoder": _by_seed, "n_clusters": 2} | options
+    return build_lexicon(options.pop("solutions", AWAY), preset="general", **options)
+
+
+def test_general_keeps_what_every_family_thinks_with():
+    lexicon = _general()
+    assert {"wait", "let us try", "again"} <= set(lexicon.grams)
+    assert not {g for g in lexicon.grams if "done" in g.split()}  # short solutions hold it too
+    assert not {g for g in lexicon.grams if "only" in g.split()}  # one family alone
+    assert _general(solutions=dict(reversed(AWAY.items()))).grams == lexicon.grams
+
+
+def test_nearness_to_a_seed_outweighs_contrast(monkeypatch):
+    monkeypatch.setattr(contrast, "MIN_STEERING", 20.0)  # more bits than a corpus this small can show
+    grams = set(_general().grams)
+    assert "let us try" in grams
+    assert "should go back" not in grams  # as distinctive, but no seed is near
+
+
+def test_the_kind_is_that_of_the_nearest_seeds_by_cluster():
+    checks = {k: ("yes",) for k in kinds.STEERING} | {"checking": ("check",)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kinds, "STEERING", checks)
+        assert set(_general().kinds.values()) >= {"checking"}
+        vectors, labels = _by_seed(["try", "check", "so", "then"]), np.array([0, 0, 1, 1])
+        assert kinds.kinds_of_clusters(vectors, labels, _by_seed) == ["checking", "deduction"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"preset": "hicro"}, "unknown preset 'hicro'; choose one of: paper, hicra"),
+        ({"solutions": LONG}, "several families of models"),
+        ({"solutions": {"a": LONG}}, "two or more"),
+        ({"background": None}, "give them as background"),
+        ({"solutions": {"a": LONG, "b": ["nothing in common"]}}, "too few"),
+    ],
+)
+def test_general_without_its_parts_is_an_error(options, message):
+    with pytest.raises(ValueError, match=message):
+        _general(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"preset": "hicro"}, "unknown preset 'hicro'; choose one of: paper, hicra, general"),
+        (
+            {"preset": "hicra", "background": SHORT, "solutions": AWAY},
+            "takes one corpus, not several families",
+        ),
         ({"preset": "hicra"}, "give them as background"),
         ({"background": SHORT}, "uses no background"),
     ],
 )
 def test_presets_and_backgrounds_belong_together(options, message):
+    options = dict(options)
     with pytest.raises(ValueError, match=message):
-        _build(LONG, **options)
+        _build(options.pop("solutions", LONG), **options)
 
 
 @pytest.mark.slow
@@ -116,3 +178,8 @@ def test_the_shipped_lexicons_are_rebuilt_from_their_traces(shared):
     corpus = Corpus(files, correct="correct", one_per="question")
     short = Corpus([traces / "short_cot_controls.jsonl.gz"], boxed_only=False)
     assert build_lexicon(corpus, preset="hicra", background=short).grams == Lexicon.load("skyt1-hicra").grams
+
+
+def test_general_is_rebuilt_from_its_families(shared):
+    shipped, again = Lexicon.load("general"), general_lexicon(shared / "traces", name="general")
+    assert (again.sha256, again.kinds) == (shipped.sha256, shipped.kinds)

@@ -1,22 +1,25 @@
 """Strategic Grams from correct solutions: n-grams -> embeddings -> clusters -> Cluster DF -> Lexicon.
 
-Two presets. `paper` is the paper's three steps (A.2) and nothing else; it names neither the encoder nor
+Three presets. `paper` is the paper's three steps (A.2) and nothing else; it names neither the encoder nor
 the clustering, nor the number of clusters, and what is chosen here stands in the lexicon's provenance.
-`hicra` keeps the n-grams that `contrast` selects, and clusters them for their meaning alone.
+`hicra` and `general` keep the n-grams that `contrast` selects, and cluster them for their meaning alone;
+`general` asks several families of models and gives each gram its kind.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from hicra.errors import HicraError, MissingExtraError
-from hicra.lexicon import contrast
+from hicra.lexicon import contrast, kinds
 from hicra.lexicon.lexicon import Lexicon
 from hicra.lexicon.ngram_counts import EncodedCorpus, NgramTable, frequent_ngrams, group_df
 
@@ -28,7 +31,9 @@ RESTARTS = 150  # k-means starts, shared out: many clusters hardly depend on whe
 RECIPES = {
     "paper": "paper A.2: n-grams, embeddings, clusters, top share by Cluster DF",
     "hicra": "ours: n-grams of long solutions that short ones do without, openings apart",
+    "general": "ours: n-grams that all families think with, by contrast with short solutions and by seeds",
 }
+SHARES = {"paper": MIN_SHARE, "hicra": contrast.MIN_SHARE, "general": contrast.GENERAL_SHARE}
 
 Encoder = Callable[[list[str]], np.ndarray]
 
@@ -65,8 +70,11 @@ def _labels(vectors: np.ndarray, clustering: str, n_clusters: int, seed: int) ->
     raise HicraError(f"clustering={clustering!r} is unknown; use 'kmeans' or 'hdbscan'")
 
 
+Texts = Iterable[str] | Mapping[str, Iterable[str]]
+
+
 def build_lexicon(
-    solutions: Iterable[str],
+    solutions: Texts,
     *,
     preset: str = "paper",
     background: Iterable[str] | None = None,
@@ -82,56 +90,96 @@ def build_lexicon(
     """The lexicon of a corpus of correct solutions, each read once, as a stream.
 
     `preset` "hicra" needs `background`, short solutions of the same kind of problems by models that do
-    not reason at length; "paper" takes none. `min_df` defaults to 1 % of the solutions ("hicra": 5 %) and
-    at least 2, `n_clusters` to a tenth of the n-grams; `top_share` is the paper's alone. The result is the
-    same for any order of the solutions. Raises ValueError for an unknown preset or clustering, a missing
-    or needless background, and a corpus that is empty, has too few frequent n-grams, or falls into a
-    single cluster.
+    not reason at length; "paper" takes none. "general" needs it too, and as `solutions` the thinking of
+    several families of models: {"r1": Corpus([file], thinking=True), ...}. `min_df` defaults to 1 % of the
+    solutions ("hicra": 5 %, "general": 0.5 %, in every family) and at least 2, `n_clusters` to a tenth of
+    the n-grams; `top_share` is the paper's alone. `encoder` gives unit vectors. The result is the same for
+    any order of the solutions. Raises HicraError for an unknown preset or clustering, a missing or needless
+    background or family, and a corpus that is empty, has too few frequent n-grams, or falls into a single
+    cluster.
     """
-    _check_preset(preset, background)
-    share, sizes = (MIN_SHARE, PAPER_SIZES) if preset == "paper" else (contrast.MIN_SHARE, contrast.SIZES)
+    _check_preset(preset, solutions, background)
+    sizes = PAPER_SIZES if preset == "paper" else contrast.SIZES
     settings: dict = {"preset": preset, "clustering": clustering, "seed": seed}
-    with EncodedCorpus(solutions, sizes) as corpus:
-        settings["min_df"] = min_df or max(2, math.ceil(share * len(corpus)))
-        table = frequent_ngrams(corpus, settings["min_df"])
+    with ExitStack() as stack:
+        families = _encoded(solutions, sizes, stack)
+        corpora = list(families.values())
         if background is not None:
-            with EncodedCorpus(background, sizes, like=corpus) as short:
-                table = table.take(contrast.steering(table, corpus, short))
+            short = stack.enter_context(EncodedCorpus(background, sizes, like=corpora[0]))
+        settings["min_df"] = min_df or max(2, math.ceil(SHARES[preset] * len(corpora[0])))
+        table = frequent_ngrams(corpora[0], settings["min_df"])
+        if preset == "hicra":
+            table = table.take(contrast.steering(table, corpora[0], short))
+        if preset == "general":
+            table = table.take(contrast.in_every_family(table, corpora, SHARES[preset]))
+        _check_size(len(corpora[0]), len(table.grams), settings)
+        encode = encoder or minilm()
+        vectors = encode(table.grams)  # (N, D)
+        if preset == "general":
+            bits = contrast.agreed_contrast(table, corpora, short)  # (N,)
+            bits += contrast.BITS_PER_SIMILARITY * kinds.nearness(vectors, encode)
+            table, vectors = table.take(keep := bits >= contrast.MIN_STEERING), vectors[keep]
         settings["n_clusters"] = n_clusters or max(2, len(table.grams) // GRAMS_PER_CLUSTER)
-        _check_size(len(corpus), len(table.grams), settings)
-        vectors = (encoder or minilm())(table.grams)  # (N, D)
+        _check_size(len(corpora[0]), len(table.grams), settings)
         labels = _labels(vectors, clustering, settings["n_clusters"], seed)  # (N,)
-        frequency = group_df(corpus, table, labels)  # (K,)
+        frequency = np.sum([group_df(corpus, table, labels) for corpus in corpora], axis=0)  # (K,)
     rank = _ranks(frequency)  # (K,)
     settings["top_share"] = top_share if preset == "paper" else 1.0
     n_kept = math.ceil(settings["top_share"] * len(rank))
     clusters = {g: int(rank[k]) for g, k in zip(table.grams, labels, strict=True) if rank[k] < n_kept}
     settings["encoder"] = "all-MiniLM-L6-v2" if encoder is None else "given by the caller"
-    counts = {"solutions": len(corpus), "words": corpus.n_words, "embedded_ngrams": len(table.grams)}
+    counts = {
+        "solutions": sum(map(len, corpora)),
+        "words": sum(corpus.n_words for corpus in corpora),
+        "embedded_ngrams": len(table.grams),
+    }
     provenance = {
         "recipe": RECIPES[preset],
         "source": source,
-        "corpus_sha256": corpus.sha256,
+        "corpus_sha256": {k: c.sha256 for k, c in families.items()}
+        if len(families) > 1
+        else corpora[0].sha256,
         "settings": settings,
         "counts": {**counts, "clusters": len(rank), "kept_clusters": n_kept},
         "cluster_table": _cluster_rows(table, rank[labels], np.sort(frequency)[::-1], n_kept),
     }
-    return Lexicon.from_grams(clusters, name, clusters=clusters, provenance=provenance)
+    lexicon = Lexicon.from_grams(clusters, name, clusters=clusters, provenance=provenance)
+    if preset != "general":
+        return lexicon
+    kind = kinds.kinds_of_clusters(vectors, labels, encode)
+    return replace(lexicon, kinds={g: kind[k] for g, k in zip(table.grams, labels, strict=True)})
 
 
-def _check_preset(preset: str, background: Iterable[str] | None) -> None:
+def _encoded(texts: Texts, sizes: tuple[int, ...], stack: ExitStack) -> dict[str, EncodedCorpus]:
+    """The families by name; all know the words of the first, so that their n-grams can be compared."""
+    families: dict[str, EncodedCorpus] = {}
+    for name, part in (texts if isinstance(texts, Mapping) else {"": texts}).items():
+        first = next(iter(families.values()), None)
+        families[name] = stack.enter_context(EncodedCorpus(part, sizes, like=first))
+    return families
+
+
+def _check_preset(preset: str, solutions: Texts, background: Iterable[str] | None) -> None:
     if preset not in RECIPES:
         raise HicraError(f"unknown preset {preset!r}; choose one of: {', '.join(RECIPES)}")
-    if preset == "hicra" and background is None:
-        raise HicraError(
-            "preset='hicra' contrasts with short solutions; give them as background, or use preset='paper'"
-        )
     if preset == "paper" and background is not None:
         raise HicraError("preset='paper' uses no background; leave it out, or use preset='hicra'")
+    if preset != "paper" and background is None:
+        raise HicraError(
+            f"preset={preset!r} contrasts with short solutions; give them as background, or use "
+            "preset='paper'"
+        )
+    families = len(solutions) if isinstance(solutions, Mapping) else 1
+    if preset == "general" and families < 2:
+        raise HicraError(
+            "preset='general' asks several families of models; give {family: texts}, two or more"
+        )
+    if preset != "general" and isinstance(solutions, Mapping):
+        raise HicraError(f"preset={preset!r} takes one corpus, not several families; chain their texts")
 
 
 def _check_size(n_solutions: int, n_grams: int, settings: dict) -> None:
-    if n_grams < 2 or settings["n_clusters"] < 2:
+    if n_grams < 2 or settings.get("n_clusters", 2) < 2:
         raise HicraError(
             f"{n_solutions} solutions have {n_grams} n-grams in {settings['min_df']} or more of them, too "
             "few for two clusters; give more solutions or a smaller min_df"

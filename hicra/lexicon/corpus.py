@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from hicra.words import MARKER, segments
 
 HUB = "hub:"  # a source's prefix for a data set of the Hub, "hub:owner/name"
 TAIL = 300  # words at the end that are searched for a loop
+END = re.compile(r"</think>|<\|end_of_thought\|>")  # of the thinking, before the answer to the reader
 LOOP = 0.4  # a tail with a smaller share of distinct 6-grams repeats itself
 
 
@@ -30,8 +32,9 @@ class Corpus:
     it is right (none: all are taken as right); with `correct_above` that field holds a reward, and what lies
     above is right. `one_per` keeps the first usable solution for each value of that field, so that a problem
     sampled often does not vote often. `after` cuts what precedes its first occurrence, a prompt say; a text
-    without it is whole. After an iteration `kept` is the number of solutions and `dropped` counts the others
-    by reason.
+    without it is whole. `thinking` keeps what precedes the end of the thinking (</think> or
+    <|end_of_thought|>) and drops solutions without one. After an iteration `kept` is the number of solutions
+    and `dropped` counts the others by reason.
 
     Iterating raises CorpusError for a missing field and a record whose text is no string, and what
     `iter_jsonl` raises.
@@ -44,6 +47,7 @@ class Corpus:
     one_per: str | None = None
     boxed_only: bool = True
     after: str = ""
+    thinking: bool = False
     kept: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
 
@@ -60,7 +64,7 @@ class Corpus:
                 self.dropped[reason] += 1
             else:
                 self.kept += 1
-                yield MARKER.sub("\n", text)
+                yield MARKER.sub("\n", END.split(text)[0] if self.thinking else text)
 
     def _records(self) -> Iterator[tuple[str, dict]]:
         for source in self.sources:
@@ -77,6 +81,8 @@ class Corpus:
             return "not correct"
         if self.boxed_only and extract_boxed(text) is None:
             return "no boxed answer"
+        if self.thinking and not END.search(text):
+            return "no end of thinking"
         words = [word.text for run in segments(text) for word in run]
         if loops(words):
             return "looping tail"

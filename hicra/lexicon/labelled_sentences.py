@@ -181,8 +181,8 @@ def errors_table(
     Columns: error, "wrongly marked" or "missed"; gram; wrong, the sentences that err and hold the gram;
     right, those that hold it and do not err; problem, label, text. A wrongly marked sentence stands under
     a gram of the lexicon, a missed one under an n-gram that would have found it (none: ""); `right` then
-    counts sentences that are rightly left unmarked. Of a sentence's grams that with the highest `wrong - right`
-    is taken: the one to drop, or to add, first. Rows are in that order.
+    counts sentences that are rightly left unmarked. Of a sentence's grams that with the highest
+    `wrong - right` is taken: the one to drop, or to add, first. Rows are in that order.
     """
     found = [(s, {match.gram for match in lexicon.find(s.text)}) for s in sentences]
     marked = [(s, grams, s.label not in planning) for s, grams in found if grams]

@@ -39,14 +39,16 @@ class Lexicon:
 
     `grams` is sorted and free of duplicates. `clusters` maps each gram to the id of its semantic
     cluster (each gram its own where none is known). `provenance` is any JSON object that says
-    where the lexicon comes from. Two lexicons with the same grams and clusters have the same
-    `sha256`, whatever their names and provenance.
+    where the lexicon comes from. `kinds` maps each gram to what it does ("checking", "branching"), or
+    is empty; it serves wherever clusters do, for instance `entropy.cluster_counts(counts, lexicon.kinds)`.
+    Two lexicons with the same grams and clusters have the same `sha256`, whatever else they hold.
     """
 
     grams: tuple[str, ...]
     clusters: Mapping[str, int] = field(hash=False)
     name: str = "unnamed"
     provenance: Mapping = field(default_factory=dict, hash=False)
+    kinds: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if self.grams != tuple(sorted({" ".join(normalise(gram)) for gram in self.grams})):
@@ -56,6 +58,9 @@ class Lexicon:
         if set(self.clusters) != set(self.grams):
             odd = min(set(self.clusters) ^ set(self.grams))
             raise LexiconError(f"lexicon {self.name!r}: {odd!r} is not in both grams and clusters")
+        if self.kinds and set(self.kinds) != set(self.grams):
+            odd = min(set(self.kinds) ^ set(self.grams))
+            raise LexiconError(f"lexicon {self.name!r}: {odd!r} is not in both grams and kinds")
 
     @classmethod
     def from_grams(
@@ -97,7 +102,11 @@ class Lexicon:
             _check_record(record)
             clusters = {entry["gram"]: entry["cluster"] for entry in record["grams"]}
             names = [entry["gram"] for entry in record["grams"]]
-            return cls.from_grams(names, record["name"], clusters=clusters, provenance=record["provenance"])
+            lexicon = cls.from_grams(
+                names, record["name"], clusters=clusters, provenance=record["provenance"]
+            )
+            kinds = {_gram(e["gram"], record["name"]): e["kind"] for e in record["grams"] if "kind" in e}
+            return replace(lexicon, kinds=kinds)
         except LexiconError as error:
             raise LexiconError(f"{path}: {error}") from error
 
@@ -107,7 +116,11 @@ class Lexicon:
             "format": FORMAT,
             "name": self.name,
             "provenance": dict(self.provenance),
-            "grams": [{"gram": gram, "cluster": self.clusters[gram]} for gram in self.grams],
+            "grams": [
+                {"gram": gram, "cluster": self.clusters[gram]}
+                | ({"kind": self.kinds[gram]} if self.kinds else {})
+                for gram in self.grams
+            ],
         }
         head = json.dumps({**record, "grams": None}, ensure_ascii=False, allow_nan=False, indent=1)
         lines = ",\n".join("  " + canonical(entry) for entry in record["grams"])
@@ -157,6 +170,7 @@ class Lexicon:
             self,
             grams=left,
             clusters={gram: self.clusters[gram] for gram in left},
+            kinds={gram: self.kinds[gram] for gram in left if self.kinds},
             name=f"{self.name}-drop{fraction:g}-seed{seed}",
             provenance={**self.provenance, "drop": how},
         )
@@ -233,3 +247,5 @@ def _check_record(record) -> None:
             raise LexiconError(f"grams[{number}] is {entry!r}; it needs gram and cluster")
         if not isinstance(entry["gram"], str):
             raise LexiconError(f"grams[{number}] has gram {entry['gram']!r}; it must be a string")
+        if not isinstance(entry.get("kind", ""), str):
+            raise LexiconError(f"grams[{number}] has kind {entry['kind']!r}; it must be a string")

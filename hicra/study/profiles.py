@@ -188,7 +188,7 @@ PROFILES = {
         world="Qwen2.5-1.5B-Instruct with LoRA on GSM8K and MATH",
         base="hub:Qwen/Qwen2.5-1.5B-Instruct@989aa7980e4cf806f80c7fef2b1adb7bc71aa306",
         problem_set="gsm8k-train+math-train",
-        lexicon="skyt1-hicra",
+        lexicon="general",
         prompts_per_step=4,
         group_size=8,
         max_completion_length=768,
@@ -214,7 +214,7 @@ PROFILES = {
         # (paper); its other one is hub:Qwen/Qwen3-4B-Instruct-2507@cdbee75f17c01a7cc42f958dc650907174af0554
         base="hub:Qwen/Qwen3-4B-Base@906bfd4b4dc7f14ee4320094d8b41684abff8539",
         problem_set="dapo-math-17k+deepscaler",  # (paper)
-        lexicon="skyt1-hicra",
+        lexicon="general",
         prompts_per_step=32,
         group_size=8,
         max_completion_length=15_360,  # with the prompt 16K (paper)

@@ -4,9 +4,14 @@
     python -m tests.benchmarks.lexicon growth --solutions FILE --text-field solution --after '<think>'
     python -m tests.benchmarks.lexicon stability --solutions FILE FILE --correct-field correct --one-per question
     python -m tests.benchmarks.lexicon conditions --solutions FILE ... --background FILE --labels FILE
+    python -m tests.benchmarks.lexicon general --traces FOLDER --out data/lexicons/general.json
+    python -m tests.benchmarks.lexicon families --traces FOLDER
+    python -m tests.benchmarks.lexicon agreement --traces FOLDER
 
 Each prints a Markdown table and the machine's cores. `growth` resamples the solutions with replacement
-to 1, 2, 4 and 8 times their number.
+to 1, 2, 4 and 8 times their number. `general` builds the shipped lexicon of that name, `families` scores
+every lexicon on each family of models, `general` also as built without that family, and `agreement` tells
+what its parts bring and how stable it is.
 """
 
 from __future__ import annotations
@@ -15,20 +20,25 @@ import argparse
 import json
 import os
 import random
+import re
 import resource
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from itertools import combinations
+from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
 
-from hicra.lexicon import contrast
+from hicra.files import iter_jsonl
+from hicra.lexicon import contrast, kinds
 from hicra.lexicon.build import build_lexicon
 from hicra.lexicon.corpus import Corpus
-from hicra.lexicon.labelled_sentences import read_sentences, schemes, score_sentences
-from hicra.lexicon.lexicon import Lexicon
+from hicra.lexicon.labelled_sentences import Sentence, read_sentences, schemes, score_sentences
+from hicra.lexicon.lexicon import Lexicon, shipped
 from hicra.lexicon.ngram_counts import EncodedCorpus, NgramTable, frequent_ngrams
 
 
@@ -55,7 +65,7 @@ def growth(options) -> pd.DataFrame:
     """Counting and Cluster DF alone, and everything, at 1x to 8x; a process each, for its peak memory."""
     rows = []
     for times in (1, 2, 4, 8):
-        command = [sys.executable, "-m", "benchmarks.lexicon", *sys.argv[1:], "--times", str(times)]
+        command = [sys.executable, "-m", "tests.benchmarks.lexicon", *sys.argv[1:], "--times", str(times)]
         rows += json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     table = pd.DataFrame(rows)
     first = table.iloc[0]
@@ -165,6 +175,151 @@ def _scores(lexicon: Lexicon, sets: dict) -> dict:
     return {**values, "mean F1 of schemes": round(float(np.mean(f1)), 3)}
 
 
+FAMILIES = {  # of the shipped `general`: a file, and how to read it
+    "R1-distilled Llama-8B": ("general_cots", {"text": "solution", "after": "<think>", "boxed_only": False}),
+    "Sky-T1 27B (Gemma-2)": ("skyt1_correct_27b", {"correct": "correct"}),
+    "Sky-T1 32B (Qwen2.5)": ("skyt1_correct_32b_ckpts_aime24", {"correct": "correct"}),
+}
+SOURCE = (
+    "the thinking of R1-distilled Llama-8B on general problems, complete but not graded "
+    "(interp-reasoning/thought-anchors, MIT), and of Sky-T1 27B and checkpoints of Sky-T1 32B, correct "
+    "(NovaSky-AI/SkyThought, Apache-2.0); background: short solutions of non-reasoning models (SkyThought); "
+    "seeds of the kinds: by hand, hicra/lexicon/kinds.py"
+)
+LABELS = Path(__file__).with_name("planning_sentences.csv")
+END_OF_SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z\\\[\(\"'*])")
+
+
+def general_lexicon(traces: Path, families: Iterable[str] = FAMILIES, part=None, **options) -> Lexicon:
+    """`general` of some families; `part` chooses solutions by their number."""
+    solutions = {name: _thinking(traces, name, part) for name in families}
+    short = Corpus([traces / "short_cot_controls.jsonl.gz"], boxed_only=False)
+    return build_lexicon(solutions, preset="general", background=short, source=SOURCE, **options)
+
+
+def _thinking(traces: Path, family: str, part=None) -> Iterable[str]:
+    file, how = FAMILIES[family]
+    texts = Corpus([traces / f"{file}.jsonl.gz"], thinking=True, **how)
+    return texts if part is None else (text for i, text in enumerate(texts) if part(i))
+
+
+def general(options) -> pd.DataFrame:
+    """Builds and saves the shipped lexicon."""
+    lexicon = general_lexicon(options.traces, name=options.out.stem)
+    lexicon.save(options.out)
+    kinds_of = pd.Series(lexicon.kinds).value_counts()
+    return pd.DataFrame([{"grams": len(lexicon), **lexicon.provenance["counts"], **kinds_of}])
+
+
+def families(options) -> pd.DataFrame:
+    """Every lexicon on the labelled sentences of each family, and the share of its thinking that it marks."""
+    labelled = _labelled(options.traces)
+    traces = read_sentences(options.traces / "math_multi_taxonomy.jsonl.gz", "ss")
+    lexicons = [
+        (name, lambda _, name=name: Lexicon.load(name)) for name in shipped() if "sandbox" not in name
+    ]
+    lexicons.append(("general, built without the family", _without(options.traces)))
+    rows = []
+    for name, lexicon_for in lexicons:
+        row, f1 = {"lexicon": name}, []
+        for family, sentences in labelled.items():
+            score = score_sentences(lexicon_for(family), sentences, {"planning"})
+            row[family] = _three(score)
+            f1.append(score.f1)
+        row["mean F1"] = round(float(np.mean(f1)), 2)
+        row["tuning traces"] = _three(score_sentences(lexicon_for("R1-distilled Llama-8B"), traces))
+        texts = [t for i, t in enumerate(_thinking(options.traces, "R1-distilled Llama-8B")) if i % 50 == 0]
+        row["characters marked, R1"] = round(_covered(lexicon_for("R1-distilled Llama-8B"), texts), 2)
+        short = Corpus([options.traces / "short_cot_controls.jsonl.gz"], boxed_only=False)
+        texts = [t for i, t in enumerate(short) if i % 50 == 0]
+        row["short solutions"] = round(_covered(lexicon_for("R1-distilled Llama-8B"), texts), 2)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def agreement(options) -> pd.DataFrame:
+    """`general` against itself: without its seeds, from half of the solutions, without a family, other seeds."""
+    traces, whole = options.traces, Lexicon.load("general")
+    variants = {
+        "contrast alone, 6 bits": lambda: _changed(traces, BITS_PER_SIMILARITY=0.0, MIN_STEERING=6.0),
+        "half of the solutions, even": lambda: general_lexicon(traces, part=lambda i: i % 2 == 0),
+        "half of the solutions, odd": lambda: general_lexicon(traces, part=lambda i: i % 2 == 1),
+        "every second seed": lambda: _fewer_seeds(traces),
+        "seed 1 of the clustering": lambda: general_lexicon(traces, seed=1),
+        **{f"without {name}": lambda name=name: _without(traces)(name) for name in FAMILIES},
+    }
+    labelled = [s for sentences in _labelled(traces).values() for s in sentences]
+    tuning = read_sentences(traces / "math_multi_taxonomy.jsonl.gz", "ss")
+    rows = []
+    for name in options.variants or variants:
+        lexicon = variants[name]()
+        both = set(whole.grams) & set(lexicon.grams)
+        row = {"variant": name, "grams": len(lexicon), "overlap": round(_jaccard(whole, lexicon), 2)}
+        row["same kind"] = round(float(np.mean([whole.kinds[g] == lexicon.kinds[g] for g in both])), 2)
+        row["families"] = _three(score_sentences(lexicon, labelled, {"planning"}))
+        rows.append(row | {"tuning traces": _three(score_sentences(lexicon, tuning))})
+    return pd.DataFrame(rows)
+
+
+def _three(score) -> str:
+    return f"{score.precision:.2f} {score.recall:.2f} {score.f1:.2f}"
+
+
+def _fewer_seeds(traces: Path) -> Lexicon:
+    fewer = {n: {k: v[::2] for k, v in getattr(kinds, n).items()} for n in ("STEERING", "OTHER")}
+    with patch.multiple(kinds, **fewer):
+        return general_lexicon(traces)
+
+
+def _without(traces: Path):
+    made = {}
+
+    def build(family: str) -> Lexicon:
+        if family not in made:
+            made[family] = general_lexicon(traces, [name for name in FAMILIES if name != family])
+        return made[family]
+
+    return build
+
+
+def _changed(traces: Path, **settings) -> Lexicon:
+    with patch.multiple(contrast, **settings):
+        return general_lexicon(traces)
+
+
+def _covered(lexicon: Lexicon, texts: list[str]) -> float:
+    marked = 0
+    for text in texts:
+        spans = np.zeros(len(text), dtype=bool)
+        for match in lexicon.find(text):
+            spans[match.start : match.end] = True
+        marked += spans.sum()
+    return marked / sum(map(len, texts))
+
+
+def _labelled(traces: Path) -> dict[str, list[Sentence]]:
+    """Sentences of each family with their labels; the file of labels holds no text, only where it stands."""
+    labels = pd.read_csv(LABELS)
+    found = {}
+    for family, (file, how) in FAMILIES.items():
+        rows = dict(iter_jsonl(traces / f"{file}.jsonl.gz"))
+        mine, texts = labels[labels["file"] == file], {}
+        for line in mine["line"].unique():
+            text = rows[line][how.get("text", "response")].split(how.get("after", "\0"), 1)[-1]
+            texts[line] = _split(text.split("</think>")[0] if "after" in how else text)
+        found[family] = [
+            Sentence(f"{file} {row.line}", texts[row.line][row.sentence], ("other", "planning")[row.planning])
+            for row in mine.itertuples()
+        ]
+    return found
+
+
+def _split(text: str) -> list[str]:
+    lines = re.sub(r"<\|[^|<>]*\|>|</?think>", "\n", text).split("\n")
+    parts = [part.strip() for line in lines for part in END_OF_SENTENCE.split(line)]
+    return [part for part in parts if re.search(r"\w", part)]
+
+
 def _corpus(options, sources) -> Corpus:
     return Corpus(
         sources,
@@ -180,12 +335,18 @@ def _background(options) -> Corpus:
     return Corpus(options.background, text=options.text_field, boxed_only=False)
 
 
+COMMANDS = (speed, growth, stability, conditions, general, families, agreement)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=[f.__name__ for f in (speed, growth, stability, conditions)])
-    parser.add_argument("--solutions", nargs="+", required=True)
+    parser.add_argument("what", choices=[f.__name__ for f in COMMANDS])
+    parser.add_argument("--solutions", nargs="+")
+    parser.add_argument("--traces", type=Path, help="folder of the traces that `general` is made from")
+    parser.add_argument("--variants", nargs="+", help="of `agreement`; all if not given")
+    parser.add_argument("--out", type=Path)
     parser.add_argument("--background", nargs="+")
     parser.add_argument("--labels")
     parser.add_argument("--text-field", default="response")
