@@ -359,7 +359,7 @@ def measure(
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for tables and report.", callback=_folder)],
-    lexicon: Annotated[str, typer.Option(help="A shipped name or a file.")] = "listing1",
+    lexicon: Annotated[str, typer.Option(help="A shipped name or a file.")] = "general",
     text_field: Annotated[str | None, typer.Option(help="Field of the completion.")] = None,
     step_field: Annotated[str | None, typer.Option(help="Field of the training step.")] = None,
     problem_field: Annotated[str | None, typer.Option(help="Field of the problem or prompt.")] = None,

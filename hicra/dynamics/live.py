@@ -53,7 +53,7 @@ class DynamicsMixin:
     def __init__(
         self,
         *args,
-        dynamics_lexicon: Lexicon | str = "listing1",
+        dynamics_lexicon: Lexicon | str = "general",
         match_to: int = MATCH_TO,
         token_metrics: bool = False,
         **kwargs,

@@ -86,7 +86,7 @@ class Measurement:
 
 def measure(
     rollouts: Any,
-    lexicon: Lexicon | str = "listing1",
+    lexicon: Lexicon | str = "general",
     *,
     fields: Fields = Fields(),  # noqa: B008 (frozen)
     every: int = 1,
