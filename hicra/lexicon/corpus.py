@@ -36,7 +36,7 @@ class Corpus:
     <|end_of_thought|>) and drops solutions without one. After an iteration `kept` is the number of solutions
     and `dropped` counts the others by reason.
 
-    Iterating raises CorpusError for a missing field and a record whose text is no string, and what
+    Iterating raises CorpusError for a missing field and a record whose text is not a string, and what
     `iter_jsonl` raises.
     """
 

@@ -75,7 +75,7 @@ class Lexicon:
 
         `clusters` maps entries (as given) to cluster ids; without it each gram is its own cluster.
         Of entries that become one gram the first in the given order settles the cluster. Raises
-        LexiconError (a ValueError) for an empty list, an entry that is no string, has no word, or
+        LexiconError (a ValueError) for an empty list, an entry that is not a string, has no word, or
         holds a boundary between its words, and for a cluster id that is missing or no integer.
         """
         if isinstance(grams, str):

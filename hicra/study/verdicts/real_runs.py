@@ -23,7 +23,7 @@ from hicra.study.verdicts.claims import ClaimError
 from hicra.study.verdicts.intervals import interval
 
 OBSERVED, OPPOSITE = "observed in real runs", "opposite observed in real runs"
-HANGS, UNDECIDED = "hangs on the lexicon", "undecided in real runs"
+HANGS, UNDECIDED = "depends on the lexicon", "undecided in real runs"
 LAST = 1 << 30  # the step of a final checkpoint whose step is not known
 NUMBERS = "real_runs/changes.csv"
 FOLDED = {(True,): OBSERVED, (False,): OPPOSITE, (None,): UNDECIDED}
