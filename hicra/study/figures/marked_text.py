@@ -32,6 +32,7 @@ def marked_text(text: str, spans: Sequence[tuple[int, int]], *, title: str, note
     height = (len(lines) + 3.5) * step
     figure = plt.figure(figsize=(WIDTH, height))
     plt.close(figure)
+    figure.add_axes((0, 0, 1, 1)).set_axis_off()  # a notebook shows no figure without axes
     figure.text(0.01, 1 - step / height, title, fontsize=11, fontweight="bold", va="center")
 
     def x(column: int) -> float:

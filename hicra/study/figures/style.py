@@ -105,7 +105,7 @@ def canvas(*, height: float, title: str, world: str, note: str, legend: bool = F
     lines = wrap(note, 140)
     head, foot = 0.5 + 0.24 * legend, 0.06 + 0.14 * len(lines)  # inches
     figure.get_layout_engine().set(rect=(0, foot / height, 1, 1 - (head + foot) / height))
-    face = {"x": 0.01, "in_layout": False}
+    face = {"x": 0.01}
     figure.text(y=1 - 0.06 / height, s=title, va="top", fontsize=11, fontweight="bold", **face)
     figure.text(y=1 - 0.27 / height, s=world, va="top", fontsize=8.5, style="italic", **face)
     figure.text(y=0.04 / height, s="\n".join(lines), va="bottom", fontsize=7.5, color="0.25", **face)
@@ -117,7 +117,7 @@ def top_legend(figure: Figure, ax: Axes) -> None:
     handles, labels = ax.get_legend_handles_labels()
     place = {"loc": "upper left", "bbox_to_anchor": (0.0, 1 - 0.42 / figure.get_figheight())}
     options = {"ncols": len(labels), "frameon": False, "columnspacing": 1.2}
-    figure.legend(handles, labels, **options, **place).set_in_layout(False)
+    figure.legend(handles, labels, **options, **place)
 
 
 def seeds_note(frame: pd.DataFrame) -> str:

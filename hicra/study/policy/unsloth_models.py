@@ -10,6 +10,8 @@ import gc
 import importlib.util
 import json
 import os
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 # No telemetry.
@@ -17,7 +19,9 @@ os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import psutil
-import unsloth  # noqa: E402, I001  (before transformers and trl)
+
+with redirect_stdout(sys.stderr):  # its banners are no output of ours
+    import unsloth  # noqa: E402, I001  (before transformers and trl)
 import torch  # noqa: E402
 from peft import LoraConfig, get_peft_model  # noqa: E402
 from transformers import (  # noqa: E402
@@ -64,16 +68,17 @@ def load_policy(
         return _plain_vision_model(base, lora_rank=lora_rank, seed=seed, dtype=dtype)
     recompute = "unsloth" if gradient_checkpointing else False
     fast = unsloth.FastVisionModel if sees else unsloth.FastLanguageModel
-    model, tokenizer = fast.from_pretrained(
-        str(base),
-        max_seq_length=max_length,
-        dtype=getattr(torch, dtype),
-        load_in_4bit=load_in_4bit,
-        full_finetuning=lora_rank == 0,
-        use_gradient_checkpointing=recompute,
-        **({"fast_inference": True, "max_lora_rank": lora_rank} if vllm else {}),
-        local_files_only=True,
-    )
+    with redirect_stdout(sys.stderr):
+        model, tokenizer = fast.from_pretrained(
+            str(base),
+            max_seq_length=max_length,
+            dtype=getattr(torch, dtype),
+            load_in_4bit=load_in_4bit,
+            full_finetuning=lora_rank == 0,
+            use_gradient_checkpointing=recompute,
+            **({"fast_inference": True, "max_lora_rank": lora_rank} if vllm else {}),
+            local_files_only=True,
+        )
     model.generation_config = _plain_sampling(model)
     if lora_rank:
         model = fast.get_peft_model(
