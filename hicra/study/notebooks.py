@@ -33,6 +33,7 @@ READS_RECORDS = (  # at least, the committed ones
     *("00_start_here", "04_figures", "05_controls", "06_boundary", "08_real_runs"),
 )
 LINE_SECONDS = 10.0
+WIDGET = "application/vnd.jupyter.widget-view+json"  # a progress bar
 INJECTED = "injected-parameters"  # papermill's tag
 PLACES = re.compile(
     r"(?<![\w.])/(?:home|root|tmp|Users|content)/[^\s\"\\]*|site-packages|" + re.escape(str(NOTEBOOKS.parent))
@@ -120,7 +121,9 @@ def published(executed: Path):
             del cell.metadata["tags"]
         if cell.cell_type == "code":
             cell.execution_count = None
-            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+            cell.outputs = [
+                o for o in cell.outputs if o.get("name") != "stderr" and WIDGET not in o.get("data", {})
+            ]
             for output in cell.outputs:
                 output.pop("execution_count", None)
                 if output.output_type == "execute_result":
