@@ -11,7 +11,7 @@ import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import IO, NoReturn, cast
 
 from hicra.errors import HicraError, MissingError, MissingExtraError
 
@@ -123,7 +123,7 @@ def iter_jsonl(path: Path | str) -> Iterator[tuple[int, dict]]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    _head(path)
+    kind = "zstd" if _head(path)[:4] == ZSTD else "gzip"
     number = 0
     try:
         with unpacked(path) as stream:
@@ -131,7 +131,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 number += 1
                 yield number, line
     except (EOFError, OSError, zlib.error) as error:
-        why = f"the compressed data are truncated or damaged ({error}); fetch or write the file again"
+        why = f"the {kind} data are truncated or damaged ({error}); fetch or write the file again"
         raise JsonlError(f"{path}, after line {number}: {why}") from error
 
 
@@ -140,7 +140,7 @@ def unpacked(path: Path | str) -> IO[bytes]:
     with open(path, "rb") as stream:
         head = stream.read(4)
     if head[:2] == GZIP or str(path).endswith(".gz"):
-        return io.BufferedReader(gzip.open(path))
+        return cast(IO[bytes], gzip.open(path))
     if head != ZSTD:
         return open(path, "rb")
     try:
