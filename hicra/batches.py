@@ -5,6 +5,9 @@ Shapes: B completions, P prompt columns padded on the left, T completion columns
 
 from __future__ import annotations
 
+from itertools import groupby
+from operator import itemgetter
+
 from hicra.errors import MissingExtraError
 
 try:
@@ -48,6 +51,18 @@ def own_tokens(batch: dict[str, Tensor]) -> Tensor:
     """
     written = batch["completion_mask"].bool()  # (B, T)
     return written & batch["tool_mask"].bool() if batch.get("tool_mask") is not None else written
+
+
+def own_texts(batch: dict[str, Tensor], texts: list[str], tokenizer) -> list[str]:
+    """What the policy wrote, one line a turn: no gram runs across what a tool wrote."""
+    if batch.get("tool_mask") is None:
+        return texts
+    found = []
+    for ids, own in zip(batch["completion_ids"].tolist(), own_tokens(batch).tolist(), strict=True):
+        turns = groupby(zip(ids, own, strict=True), key=itemgetter(1))
+        written = [[token for token, _ in turn] for mine, turn in turns if mine]
+        found.append("\n".join(tokenizer.decode(turn, skip_special_tokens=True) for turn in written))
+    return found
 
 
 def taggable(batch: dict[str, Tensor], eos_token_id: int | None) -> Tensor:

@@ -15,6 +15,7 @@ from hicra.dynamics.live import DynamicsMixin
 from hicra.study.profiles import get_profile
 from hicra.study.training.plan import plan_run
 from hicra.study.training.run import grpo_config
+from hicra.trainer import HicraMixin
 
 pytestmark = pytest.mark.filterwarnings("default")
 SMALL = {"steps": 1, "prompts_per_step": 2, "group_size": 4, "max_completion_length": 40}
@@ -76,3 +77,36 @@ def test_watching_changes_nothing(trained):
         assert plain.state.log_history[0][name] == watched.state.log_history[0][name]
     for one, other in zip(plain.model.parameters(), watched.model.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_beside_hicra_the_lexicon_is_the_credit_s(trained, tmp_path):
+    profile, tokenizer = get_profile("sandbox", **SMALL), trained["plain"].processing_class
+    model = trained["plain"].model
+
+    class Both(DynamicsMixin, HicraMixin, GRPOTrainer):
+        pass
+
+    make = partial(
+        Both,
+        model=model,
+        processing_class=tokenizer,
+        args=grpo_config(profile, "hicra", 0, tmp_path),
+        train_dataset=trained["plain"].train_dataset,
+        reward_funcs=by_length,
+        planning_tagger=PlanningTagger(Lexicon.load("sandbox"), tokenizer),
+    )
+    assert make()._dynamics_finder.lexicon == Lexicon.load("sandbox")
+    assert make(dynamics_lexicon="listing1")._dynamics_finder.lexicon == Lexicon.load("listing1")
+
+
+def test_what_a_tool_wrote_is_not_counted(trained):
+    watched, lexicon = trained["watched"], Lexicon.load("sandbox")
+    ids = watched.processing_class(f"{lexicon.grams[0]}\n", return_tensors="pt")["input_ids"].repeat(1, 2)  # (1, T)
+    mask = torch.ones_like(ids)
+    tool = mask.clone()
+    tool[:, ids.shape[1] // 2 :] = 0
+    watched.token_metrics = False
+    both = watched._dynamics({"completion_ids": ids, "completion_mask": mask})
+    own = watched._dynamics({"completion_ids": ids, "completion_mask": mask, "tool_mask": tool})
+    assert (both["occurrences"], own["occurrences"]) == (2, 1)
+    assert both["planning_share"] == own["planning_share"] > 0

@@ -8,6 +8,7 @@ import warnings
 
 import pytest
 
+from hicra.dynamics.entropy import shannon_entropy
 from hicra.files import data_root
 from hicra.lexicon.lexicon import Lexicon
 from hicra.study.launch import run_path, start, train_runs
@@ -60,6 +61,19 @@ def test_the_record_is_complete_and_finite(runs):
     assert [row["step"] for row in _rows(runs, "hicra", "evals.jsonl")] == [0, 1, 2]
     manifest = RunFolder(runs / "hicra-seed0").manifest()
     assert {"settings", "versions", "wall_seconds", "sha256"} <= set(manifest)
+
+
+def test_the_step_row_s_dynamics_are_in_the_trainer_s_own_logs(runs):
+    [state] = (runs / "hicra-seed0").glob("checkpoints/checkpoint-2/trainer_state.json")
+    logs = [entry for entry in json.loads(state.read_text())["log_history"] if "loss" in entry]
+    for row, log in zip(_rows(runs, "hicra"), logs, strict=True):
+        assert log["dynamics/planning_share"] == pytest.approx(row["n_planning"] / row["length_sum"])
+        assert log["dynamics/occurrences"] == sum(row["grams"].values())
+        assert log["dynamics/semantic_entropy"] == pytest.approx(shannon_entropy([*row["grams"].values()]))
+        for kind in ("planning", "execution"):
+            n = row[f"n_{kind}"]
+            assert log[f"dynamics/entropy_{kind}"] == pytest.approx(row[f"entropy_{kind}"] / n)
+            assert log[f"dynamics/perplexity_{kind}"] == pytest.approx(math.exp(row[f"nll_{kind}"] / n))
 
 
 def test_no_token_of_the_user_is_written_anywhere(runs):

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hicra.batches import own_texts, own_tokens, taggable
 from hicra.dynamics.entropy import rarefied_entropy, shannon_entropy
 from hicra.dynamics.occurrences import GramFinder
 from hicra.dynamics.step_table import perplexity
@@ -35,12 +36,13 @@ MATCH_TO = 256  # occurrences
 class DynamicsMixin:
     """A GRPOTrainer that logs the strategic dynamics of every step's completions, and changes nothing.
 
-    `dynamics_lexicon` is a lexicon, the name of a shipped one, or a file. The matched entropy is always that
-    of `match_to` occurrences, so that steps and runs compare; steps with fewer do not log it. `token_metrics`
+    `dynamics_lexicon` is a lexicon, the name of a shipped one, or a file; by default that of HICRA's
+    `planning_tagger` where the trainer has one, else "general". The matched entropy is always that of
+    `match_to` occurrences, so that steps and runs compare; steps with fewer do not log it. `token_metrics`
     adds perplexity and entropy by class, for a forward pass over the batch each step.
 
         class MyTrainer(DynamicsMixin, GRPOTrainer): ...
-        MyTrainer(model, reward_funcs=..., dynamics_lexicon="listing1", ...)
+        class MyHicraTrainer(DynamicsMixin, HicraMixin, GRPOTrainer): ...
     """
 
     # What TRL's GRPOTrainer brings.
@@ -53,14 +55,15 @@ class DynamicsMixin:
     def __init__(
         self,
         *args,
-        dynamics_lexicon: Lexicon | str = "general",
+        dynamics_lexicon: Lexicon | str | None = None,
         match_to: int = MATCH_TO,
         token_metrics: bool = False,
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
-        lexicon = dynamics_lexicon
-        lexicon = lexicon if isinstance(lexicon, Lexicon) else Lexicon.load(lexicon)
+        credited: PlanningTagger | None = kwargs.get("planning_tagger")
+        chosen = dynamics_lexicon or (credited.lexicon if credited else "general")
+        lexicon = chosen if isinstance(chosen, Lexicon) else Lexicon.load(chosen)
         tokenizer = getattr(self.processing_class, "tokenizer", self.processing_class)
         self.match_to, self.token_metrics = match_to, token_metrics
         self._dynamics_finder, self._dynamics_tagger = GramFinder(lexicon), PlanningTagger(lexicon, tokenizer)
@@ -75,10 +78,12 @@ class DynamicsMixin:
 
     def _dynamics(self, batch: dict[str, Tensor]) -> dict[str, float]:
         """The metrics of one generated batch, over all processes."""
-        done = batch["completion_mask"].bool()  # (B, T)
-        planning = self._dynamics_tagger(batch["completion_ids"], done)  # (B, T)
+        done = own_tokens(batch)  # (B, T)
+        seen = taggable(batch, self._dynamics_tokenizer.eos_token_id)  # (B, T)
+        planning = self._dynamics_tagger(batch["completion_ids"], seen)  # (B, T)
         rows = [ids[mask].tolist() for ids, mask in zip(batch["completion_ids"], done, strict=True)]
         texts = self._dynamics_tokenizer.batch_decode(rows, skip_special_tokens=True)
+        texts = own_texts(batch, texts, self._dynamics_tokenizer)
         grams = self._dynamics_finder(texts).gram  # (M,)
         n_grams = len(self._dynamics_finder.lexicon)
         own = torch.tensor([*np.bincount(grams, minlength=n_grams), int(planning.sum()), int(done.sum())])
@@ -90,9 +95,13 @@ class DynamicsMixin:
             metrics["semantic_entropy_matched"] = rarefied_entropy(counts, self.match_to)
         return metrics | (self._by_class(batch, planning, done) if self.token_metrics else {})
 
+    def token_statistics(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Log-probability and next-token entropy (nats) of every completion token, both (B, T)."""
+        return token_statistics(self.model, batch, temperature=self.temperature)
+
     def _by_class(self, batch: dict[str, Tensor], planning: Tensor, done: Tensor) -> dict[str, float]:
         started = time.perf_counter()
-        logps, entropies = token_statistics(self.model, batch, temperature=self.temperature)  # (B, T) twice
+        logps, entropies = self.token_statistics(batch)  # (B, T), (B, T)
         metrics: dict[str, float] = {}
         for name, chosen in (("planning", planning), ("execution", done & ~planning)):
             own = torch.stack([chosen.sum(), -logps[chosen].sum(), entropies[chosen].sum()])

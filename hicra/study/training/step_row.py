@@ -7,13 +7,10 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from itertools import groupby
-from operator import itemgetter
 from typing import NamedTuple
 
 from torch import Tensor
 
-from hicra.batches import own_tokens
 from hicra.credit import top_share
 from hicra.lexicon.lexicon import Lexicon
 from hicra.planning.trace_page import HIGH_ENTROPY
@@ -33,18 +30,6 @@ class Tokens(NamedTuple):
     entropies: Tensor  # (B, T) nats
     plain: Tensor  # (B,) GRPO's advantages
     credited: Tensor  # (B, T) advantages that are trained on
-
-
-def own_texts(batch: dict[str, Tensor], texts: list[str], tokenizer) -> list[str]:
-    """What the policy wrote, one line a turn: no gram runs across what a tool wrote."""
-    if batch.get("tool_mask") is None:
-        return texts
-    found = []
-    for ids, own in zip(batch["completion_ids"].tolist(), own_tokens(batch).tolist(), strict=True):
-        turns = groupby(zip(ids, own, strict=True), key=itemgetter(1))
-        written = [[token for token, _ in turn] for mine, turn in turns if mine]
-        found.append("\n".join(tokenizer.decode(turn, skip_special_tokens=True) for turn in written))
-    return found
 
 
 def step_row(

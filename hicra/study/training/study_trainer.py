@@ -12,20 +12,21 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from transformers import TrainerCallback
 
-from hicra.batches import own_tokens
+from hicra.batches import own_texts, own_tokens
 from hicra.credit import ARMS, Rollouts, grpo
+from hicra.dynamics.live import DynamicsMixin
 from hicra.planning.tagger import PlanningTagger
 from hicra.study.record.checkpoints import seal
 from hicra.study.training.guard import unchanged
 from hicra.study.training.plan import RunPlan
 from hicra.study.training.recorder import Recorder
 from hicra.study.training.reward import VerifiedAnswer
-from hicra.study.training.step_row import Tokens, add_rows, own_texts, rollout_rows, step_row
+from hicra.study.training.step_row import Tokens, add_rows, rollout_rows, step_row
 from hicra.trainer import HicraMixin
 
 
-class StudyMixin(HicraMixin):
-    """HicraMixin with the credit of any arm, and a record of every step's rollouts.
+class StudyMixin(DynamicsMixin, HicraMixin):
+    """HicraMixin with any arm's credit, a record of every step's rollouts, and the dynamics in TRL's logs.
 
     `planning_tagger` marks what is credited, `observed_tagger` what the record calls planning: so arms
     that credit other tokens are still measured alike.
@@ -41,14 +42,21 @@ class StudyMixin(HicraMixin):
         recorder: Recorder,
         **kwargs,
     ):
-        super().__init__(*args, reward_funcs=reward, alpha=plan.profile.alpha, **kwargs)
+        super().__init__(
+            *args,
+            reward_funcs=reward,
+            alpha=plan.profile.alpha,
+            dynamics_lexicon=plan.observed,
+            token_metrics=True,
+            **kwargs,
+        )
         self.plan, self.observed_tagger, self.statistics = plan, observed_tagger, statistics
         self.reward, self.recorder = reward, recorder
 
     def credit(self, batch: dict[str, Tensor]) -> Tensor:
         credited = self.planning_mask(batch)  # (B, T)
         planning = self.planning_mask(batch, self.observed_tagger)  # (B, T)
-        logps, entropies = self.statistics(self.model, batch)  # (B, T), (B, T)
+        logps, entropies = self._scored = self.statistics(self.model, batch)  # (B, T), (B, T)
         everywhere = partial(_from_all, self.accelerator)  # the top share is one of all processes' tokens
         rollouts = Rollouts(
             advantages=everywhere(batch["advantages"]),  # (W * B,), W processes
@@ -73,6 +81,9 @@ class StudyMixin(HicraMixin):
         )
         self._record(tokens, own_texts(batch, self.reward.graded.texts, self.tokenizer))
         return advantages
+
+    def token_statistics(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        return self._scored  # the batch is the one that was just credited
 
     def _record(self, tokens: Tokens, texts: list[str]) -> None:
         """The step's rollouts, of all processes in the row, of the first one in the sample that is kept."""
