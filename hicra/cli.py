@@ -369,6 +369,14 @@ def measure(
     correct_above: Annotated[
         float | None, typer.Option(help="A completion is right where its reward is above this.")
     ] = None,
+    score: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="A checkpoint that gives token log-probabilities and entropies."),
+    ] = None,
+    score_temperature: Annotated[float, typer.Option(help="Divides its logits.")] = 1.0,
+    prompt_field: Annotated[
+        str | None, typer.Option(help="Field of what the model was given, for --score.")
+    ] = None,
     every: Annotated[int, typer.Option(min=1, help="Steps pooled into one.")] = 1,
     before: Annotated[
         tuple[int, int] | None,
@@ -382,12 +390,14 @@ def measure(
     """Measure Strategic Grams in any run's rollouts."""
     from hicra.dynamics.measure import measure as run
     from hicra.dynamics.readers import Fields
+    from hicra.dynamics.scoring import Scorer
 
     names = (text_field, step_field, problem_field, reward_field, correct_field, run_field)
     found = run(
         rollouts,
         lexicon,
-        fields=Fields(*names, correct_above),
+        fields=Fields(*names, correct_above, prompt_field),
+        score=Scorer(score, score_temperature) if score else None,
         every=every,
         before=before,
         after=after,

@@ -101,7 +101,9 @@ def test_beside_hicra_the_lexicon_is_the_credit_s(trained, tmp_path):
 
 def test_what_a_tool_wrote_is_not_counted(trained):
     watched, lexicon = trained["watched"], Lexicon.load("sandbox")
-    ids = watched.processing_class(f"{lexicon.grams[0]}\n", return_tensors="pt")["input_ids"].repeat(1, 2)  # (1, T)
+    ids = watched.processing_class(f"{lexicon.grams[0]}\n", return_tensors="pt")["input_ids"].repeat(
+        1, 2
+    )  # (1, T)
     mask = torch.ones_like(ids)
     tool = mask.clone()
     tool[:, ids.shape[1] // 2 :] = 0

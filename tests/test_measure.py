@@ -243,6 +243,13 @@ def test_what_cannot_be_computed_is_left_out_and_said():
     assert found.changes.empty
 
 
+def test_no_interval_passes_what_a_quantity_can_be():
+    steps = measure(ROWS, LEXICON).steps.set_index("quantity")
+    assert steps.loc["accuracy", "high"].max() == 1.0  # 3 of 5 right, in two problems
+    assert (steps[steps["unit"] != "reward"]["low"].dropna() >= 0).all()
+    assert (steps[steps["unit"] == "share"]["high"].dropna() <= 1).all()
+
+
 def test_rewards_need_a_threshold_unless_they_are_0_and_1():
     rows = [row | {"reward": row["reward"] - 0.5} for row in ROWS]
     assert "accuracy" not in set(measure(rows, LEXICON).steps["quantity"])
@@ -263,6 +270,62 @@ def test_tokens_with_their_values_give_perplexity_by_class():
     assert (found["entropy_planning"], found["entropy_execution"]) == pytest.approx((0.5, 1.5))
     with pytest.raises(RolloutError, match="has 3 tokens and 2 values"):
         measure([row | {"logp": [0.0, 0.0]}], LEXICON)
+
+
+@pytest.fixture(scope="module")
+def scorer():
+    pytest.importorskip("torch")
+    from hicra.dynamics.scoring import Scorer
+
+    return Scorer("data/sandbox/base", temperature=0.7)
+
+
+def test_a_checkpoint_scores_each_rollout_as_it_stands_alone(scorer):
+    import torch
+
+    rows = [
+        {"prompt": "Start with 31 and add 4.", "response": "Let me try 31 + 4 = 35. So it is 35."},
+        {"prompt": "Take 7.", "response": "wait\u00e9 7", "step": 1},
+        {"prompt": "Take 7.", "response": "", "step": 1},
+    ]
+    read = list(read_rollouts(rows))
+    scored = scorer(read)
+    assert [s.text for s in scored] == [r["response"] for r in rows]
+    for one, row in zip(scored[:2], rows, strict=False):
+        assert "".join(one.tokens) == row["response"]
+        prompt, written = (
+            scorer.tokenizer(row[name], add_special_tokens=name == "prompt")["input_ids"]
+            for name in ("prompt", "response")
+        )
+        with torch.no_grad():
+            logits = scorer.model(torch.tensor([prompt + written])).logits[0, len(prompt) - 1 : -1] / 0.7
+        expected = logits.log_softmax(-1)  # (T, V)
+        assert one.logp == pytest.approx(expected[range(len(written)), written].tolist(), abs=1e-4)
+        assert one.entropy == pytest.approx((-expected.exp() * expected).sum(-1).tolist(), abs=1e-4)
+    assert scored[2].tokens == scored[2].logp == []
+    found = measure(rows[:1], Lexicon.from_grams(["let me try"], "one"), score=scorer)
+    assert {"perplexity_planning", "entropy_execution"} <= set(found.steps["quantity"])
+    assert not any("perplexity" in note for note in found.notes)
+
+
+def test_what_cannot_be_scored_is_refused(scorer, tmp_path, capsys):
+    with pytest.raises(RolloutError, match="without a prompt cannot be scored; name it: --prompt-field"):
+        scorer(list(read_rollouts([{"response": "so"}])))
+    with pytest.raises(RolloutError, match="the model reads"):
+        scorer(list(read_rollouts([{"prompt": "7", "response": "so it is 2 " * 2000}])))
+    path = tmp_path / "rollouts.jsonl"
+    path.write_text(json.dumps({"prompt": "7", "response": "so"}))
+    assert main(["measure", str(path), "--out", str(tmp_path / "out"), "--score", str(tmp_path)]) == 2
+    assert "give a checkpoint's folder or Hub name" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_chat_messages_give_the_prompt_they_end_on():
+    chat = [{"role": "user", "content": "7?"}, {"role": "assistant", "content": "so"}]
+    [one, two] = read_rollouts([{"messages": chat}, {"prompt": chat[:1], "completion": "so"}])
+    assert one.prompt == two.prompt == chat[:1]
+    [many] = read_rollouts([{"messages": chat * 2}])
+    assert many.prompt is None
 
 
 def _planted(seed, *, up=1.0, pays=0.0):

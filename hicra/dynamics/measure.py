@@ -20,11 +20,12 @@ import pandas as pd
 from hicra.dynamics.grams import changed_grams, success_strata, successful_grams
 from hicra.dynamics.occurrences import GramFinder
 from hicra.dynamics.readers import Fields, Rollout, RolloutError, chunks, read_rollouts
-from hicra.dynamics.sample import CLASSES, QUANTITIES, Sample, Sizes, draws, interval, matched
+from hicra.dynamics.sample import CLASSES, QUANTITIES, Sample, Sizes, bounds, draws, interval, matched
 from hicra.files import write_atomic
 from hicra.lexicon.lexicon import Lexicon
 
 RESAMPLES = 200
+NONE = np.zeros(0)
 EDGE = 4  # before and after are the first and the last quarter of a run's steps
 TRACES, TRACES_KEPT, LONGEST = 3, 150, 20_000  # of a step, of all steps in a report, characters of one
 TOKEN_SUMS = [f"{name}_{kind}" for name in ("tokens", "nll", "entropy") for kind in CLASSES]
@@ -92,6 +93,7 @@ def measure(
     every: int = 1,
     before: tuple[int, int] | None = None,
     after: tuple[int, int] | None = None,
+    score: Callable[[list[Rollout]], list[Rollout]] | None = None,
     resamples: int = RESAMPLES,
     progress: Callable[[str], None] | None = None,
 ) -> Measurement:
@@ -99,8 +101,10 @@ def measure(
 
     `rollouts`: a path, several, a DataFrame, or an iterable of mappings; `fields` names their fields. `every`
     pools so many steps into one. `before` and `after` are first and last step of what is compared, by default
-    the first and the last quarter of each run's steps. Needs no torch. Raises RolloutError for rollouts that
-    cannot be read or compared, MissingError for an unknown lexicon.
+    the first and the last quarter of each run's steps. `score` fills in token log-probabilities and
+    entropies, as `hicra.dynamics.scoring.Scorer(checkpoint)` does; nothing else needs torch.
+
+    Raises RolloutError for rollouts that cannot be read or compared, MissingError for an unknown lexicon.
 
         >>> found = hicra.measure("rollouts/", lexicon="listing1")
         >>> found.changes.query("quantity == 'semantic_entropy_matched'")
@@ -110,7 +114,7 @@ def measure(
     lexicon = lexicon if isinstance(lexicon, Lexicon) else Lexicon.load(lexicon)
     store = Store(lexicon, every)
     for part in chunks(read_rollouts(rollouts, fields)):
-        store.add(part)
+        store.add(score(part) if score else part)
         if progress:
             progress(f"{store.n} rollouts read")
     if not store.n:
@@ -272,7 +276,7 @@ def _estimates(told: dict, sample: Sample, sizes: Sizes, resamples: int) -> list
     drawn = sample.quantities(draws(n, resamples), sizes) if n > 1 else {}
     return [
         {**told, **_told(name), "value": value[0], "problems": n}
-        | dict(zip(("low", "high"), interval(value[0], drawn.get(name, np.zeros(0)), n), strict=True))
+        | dict(zip(("low", "high"), interval(value[0], drawn.get(name, NONE), n, bounds(name)), strict=True))
         for name, value in values.items()
     ]
 
@@ -290,8 +294,9 @@ def _changes(run: str, before: Sample, after: Sample, resamples: int) -> list[di
     rows = []
     for name in [name for name in values[0] if name in values[1]]:
         one, other = (v[name][0] for v in values)
-        moved = drawn[1][name] - drawn[0][name] if drawn[0] else np.zeros(0)
-        low, high = interval(other - one, moved, known.size)
+        moved = drawn[1][name] - drawn[0][name] if drawn[0] else NONE
+        least, most = bounds(name)
+        low, high = interval(other - one, moved, known.size, (least - most, most - least))
         ends = {"before": one, "after": other, "change": other - one, "low": low, "high": high}
         rows.append({"run": run, **_told(name), **ends, "problems": known.size})
     return rows
@@ -334,7 +339,7 @@ def _notes(store: Store, samples: dict, sizes: Sizes, compared: bool) -> Iterabl
     if np.isnan(store.rows["reward"]).any():
         yield "No reward: not every completion has one (--reward-field)."
     if not np.isfinite(store.rows["nll_planning"]).all():
-        yield "No perplexity and no token entropy: the rollouts hold no tokens with logp and entropy."
+        yield "No perplexity, no token entropy: not all rollouts hold tokens with logp and entropy (--score)."
     if not compared:
         yield "No changes and no rising grams: each run has one step."
     if not sizes.occurrences:

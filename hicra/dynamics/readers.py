@@ -30,6 +30,7 @@ NAMES = {  # what a field is called, the first that a row has
     "reward": ("reward", "score"),
     "correct": ("correct", "is_correct"),
     "run": ("run",),
+    "prompt": ("prompt", "input", "problem", "question"),
 }
 TRL_OWN = {"step", "prompt", "completion", "advantage"}
 
@@ -49,6 +50,7 @@ class Fields:
     correct: str | None = None
     run: str | None = None
     correct_above: float | None = None
+    prompt: str | None = None
 
 
 class Rollout(NamedTuple):
@@ -63,6 +65,7 @@ class Rollout(NamedTuple):
     tokens: list[str] | None = None
     logp: list[float] | None = None
     entropy: list[float] | None = None
+    prompt: str | list[dict] | None = None  # what the model was given; of chat, the messages
 
 
 def read_rollouts(source: Any, fields: Fields = Fields()) -> Iterator[Rollout]:  # noqa: B008 (frozen)
@@ -197,7 +200,7 @@ def _rollout(row: Mapping, fields: Fields, where: str, run: str, step: int | Non
     value |= {role: None for role in value if role != "text" and value[role] == ""}  # an empty cell of a CSV
     if value["reward"] is None and fields.reward is None and set(row) >= TRL_OWN:
         value["reward"] = _trl_reward(row)
-    text, asked = _text(value["text"], where)
+    text, asked, before = _text(value["text"], where)
     reward = None if value["reward"] is None else _number(value["reward"], f"{where}: {named['reward']}")
     given = value["step"] if value["step"] is not None else step
     if given is None and named["step"] is not None:
@@ -214,6 +217,7 @@ def _rollout(row: Mapping, fields: Fields, where: str, run: str, step: int | Non
         reward,
         _correct(value["correct"], reward, fields, where),
         *_values(row),
+        prompt=before if value["prompt"] is None else value["prompt"],
     )
 
 
@@ -240,14 +244,18 @@ def _trl_reward(row: Mapping) -> float | None:
     return own[0] if len(own) == 1 else None
 
 
-def _text(value: Any, where: str) -> tuple[str, str | None]:
-    """The text of a completion; of chat messages that of the assistant's, and what the user asked before."""
+def _text(value: Any, where: str) -> tuple[str, str | None, list[dict] | None]:
+    """The text of a completion; of chat messages that of the assistant's, what the user asked before, and,
+    where only the last is the assistant's, all before it.
+    """
     if isinstance(value, str):
-        return value, None
+        return value, None, None
     if isinstance(value, list) and all(isinstance(m, Mapping) and "content" in m for m in value):
         said = [(m.get("role"), _content(m["content"])) for m in value]
         asked = [text for role, text in said if role == "user"]
-        return "\n".join(text for role, text in said if role == "assistant"), "\n".join(asked) or None
+        written = [text for role, text in said if role == "assistant"]
+        before = value[:-1] if said and said[-1][0] == "assistant" and len(written) == 1 else None
+        return "\n".join(written), "\n".join(asked) or None, before or None
     raise RolloutError(f"{where}: the text is a {type(value).__name__}; give a string or chat messages")
 
 

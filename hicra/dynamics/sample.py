@@ -195,13 +195,25 @@ def draws(n: int, resamples: int) -> np.ndarray:
     return np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), resamples)
 
 
-def interval(value: float, resampled: np.ndarray, n: int) -> tuple[float, float]:
-    """95 % interval of a quantity over `n` problems: Student's t times the resamples' standard deviation."""
+def interval(
+    value: float, resampled: np.ndarray, n: int, bounds: tuple[float, float] = (-math.inf, math.inf)
+) -> tuple[float, float]:
+    """95 % interval of a quantity over `n` problems: Student's t times the resamples' standard deviation.
+
+    It is cut at `bounds`, which no value of the quantity can pass.
+    """
     resampled = resampled[np.isfinite(resampled)]
     if n < 2 or resampled.size < 2:
         return math.nan, math.nan
     half = stats.t.ppf(0.975, n - 1) * resampled.std(ddof=1)
-    return value - half, value + half
+    return max(value - half, bounds[0]), min(value + half, bounds[1])
+
+
+def bounds(quantity: str) -> tuple[float, float]:
+    """The least and the greatest value that a quantity can have."""
+    unit = QUANTITIES[quantity][0]
+    least = {"reward": -math.inf, "1": 1.0}.get(unit, 0.0)  # a perplexity is 1 or more
+    return least, 1.0 if unit == "share" else math.inf
 
 
 def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
