@@ -9,7 +9,7 @@ to hundreds of grams of a step, and the second, whose chances differ by 5e-9 bit
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -53,25 +53,23 @@ def rarefied_entropy(counts: Iterable[int], m: int) -> float:
     n = int(frequencies.sum())
     if not 1 <= m <= n:
         raise HicraError(f"m={m} must lie in 1..{n}, the number of occurrences")
-    term, total = rarefied_term(n, m), 0.0
-    for c, grams in zip(*np.unique(frequencies, return_counts=True), strict=True):
-        total += grams * term(c)
-    return float(total)
+    kinds, grams = np.unique(frequencies, return_counts=True)  # (U,), (U,)
+    return float(grams @ rarefied_terms(kinds, n, m))
 
 
-def rarefied_term(n: int, m: int) -> Callable[[int], float]:
-    """What a gram with `c` of `n` occurrences adds to the entropy expected of `m`: c to bits."""
+def rarefied_terms(counts: np.ndarray, n: int, m: int) -> np.ndarray:
+    """What grams with `counts` (U,), each 1 or more of `n`, add to the entropy expected of `m`: (U,) bits."""
     log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])  # (n + 1,)
 
-    def log_choose(a: int, b: np.ndarray | int) -> np.ndarray:
+    def log_choose(a: np.ndarray | int, b: np.ndarray | int) -> np.ndarray:
         return log_factorial[a] - log_factorial[b] - log_factorial[a - b]
 
-    def term(c: int) -> float:
-        k = np.arange(max(1, m - (n - c)), min(c, m) + 1)  # possible sightings of such a gram
-        chance = np.exp(log_choose(c, k) + log_choose(n - c, m - k) - log_choose(n, m))
-        return (chance * k / m * np.log2(m / k)).sum()
-
-    return term
+    least, most = np.maximum(1, m - n + counts), np.minimum(counts, m)  # sightings that can be, (U,)
+    first = np.cumsum(most - least + 1) - (most - least + 1)  # where each gram's begin, (U,)
+    c, start = (np.repeat(v, most - least + 1) for v in (counts, first - least))  # (S,), (S,)
+    k = np.arange(c.size) - start  # (S,)
+    chance = np.exp(log_choose(c, k) + log_choose(n - c, m - k) - log_choose(n, m))  # (S,)
+    return np.add.reduceat(chance * k / m * np.log2(m / k), first)
 
 
 def conditional_entropy(followers: Mapping[str, Mapping[str, int]]) -> float:
@@ -80,20 +78,23 @@ def conditional_entropy(followers: Mapping[str, Mapping[str, int]]) -> float:
     **Decision**: p(g) is g's share of the occurrences that have a procedural follower. Others run
     into the next gram or end the completion; counting them would add weight without a choice.
     """
-    followed = [list(f.values()) for f in followers.values() if sum(f.values())]
-    n = sum(map(sum, followed))
-    return sum(sum(f) / n * shannon_entropy(f) for f in followed) if n else math.nan
+    joint, marginal = _joint_and_marginal(followers)
+    return abs(shannon_entropy(joint) - shannon_entropy(marginal))  # H(F|G) = H(G, F) - H(G); 0 is rounded
 
 
 def matched_conditional_entropy(followers: Mapping[str, Mapping[str, int]], m: int) -> float:
     """Expected `conditional_entropy`, in bits, of `m` (gram, follower) pairs.
 
-    Exact: H(F|G) = H(G, F) - H(G) for plug-in entropies, and both terms can be rarefied.
-    Raises as `rarefied_entropy`.
+    Exact: both terms of H(G, F) - H(G) can be rarefied. Raises as `rarefied_entropy`.
     """
-    joint = [c for f in followers.values() for c in f.values()]
-    marginal = [sum(f.values()) for f in followers.values()]
+    joint, marginal = _joint_and_marginal(followers)
     return rarefied_entropy(joint, m) - rarefied_entropy(marginal, m)
+
+
+def _joint_and_marginal(followers: Mapping[str, Mapping[str, int]]) -> tuple[list[int], list[int]]:
+    """Occurrences of each (gram, follower) pair, and of each gram."""
+    joint = [c for f in followers.values() for c in f.values()]
+    return joint, [sum(f.values()) for f in followers.values()]
 
 
 def cluster_counts(gram_counts: Mapping[str, int], clusters: Mapping[str, int]) -> Counter:

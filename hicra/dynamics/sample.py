@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse, stats
 
-from hicra.dynamics.entropy import chao_shen_entropy, rarefied_entropy, rarefied_term, shannon_entropy
+from hicra.dynamics.entropy import chao_shen_entropy, rarefied_entropy, rarefied_terms, shannon_entropy
 from hicra.dynamics.step_table import pass_at_k
 
 WITHIN = 8  # occurrences of a problem at which the entropy within it is taken
@@ -240,8 +240,7 @@ def rarefied(counts: np.ndarray, m: int) -> np.ndarray:
     scale = ratio(np.full(n.size, float(mean)), n)  # (R,)
     top = min(int(np.nanmax(scale * counts.max(1))) + 1, mean)
     nodes = np.unique(np.r_[np.arange(min(FINE, top) + 1), np.geomspace(1, top, 100).astype(int), top])
-    term = rarefied_term(mean, m)
-    curve = [term(c) if c else 0.0 for c in nodes]
+    curve = np.r_[0.0, rarefied_terms(nodes[1:], mean, m)]  # the first node is 0
     if counts.max() >= counts.shape[1]:
         return np.interp(counts * scale[:, None], nodes, curve).sum(1)
     table = np.interp(np.arange(counts.max() + 1) * scale[:, None], nodes, curve)  # (R, most + 1)
