@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -77,11 +78,25 @@ Overrides = Annotated[
     ),
 ]
 Runs = Annotated[Path, typer.Option(help="Folder of the runs.", callback=_folder)]
+Mirror = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder on another drive: runs go on from there, and checkpoints and records are copied there.",
+        callback=_folder,
+    ),
+]
 
 
 def _need_clone() -> None:
     """The study's data and notebooks are in the repository, not in the wheel."""
     study_data("experiments")
+
+
+def _mirrored(runs: Path, mirror: Path | None) -> AbstractContextManager:
+    """While the `with` lasts, the runs have a mirror in the folder of the same name."""
+    from hicra.study.record.mirror import mirrored
+
+    return mirrored(runs, mirror / runs.name) if mirror else nullcontext()
 
 
 def _version(wanted: bool) -> None:
@@ -114,6 +129,7 @@ def study(
     ] = None,
     runs: Runs = Path("runs"),
     figures: Annotated[Path, typer.Option(help="Folder for figures.", callback=_folder)] = Path("figures"),
+    mirror: Mirror = None,
 ) -> None:
     """Run the notebooks in order; reuses what is done."""
     _need_clone()
@@ -121,7 +137,8 @@ def study(
     from hicra.study.profiles import get_profile
 
     get_profile(profile, **overrides)
-    run_study(profile, runs=runs, figures=figures, overrides=overrides, only=tuple(only or STUDY))
+    with _mirrored(runs / profile, mirror):
+        run_study(profile, runs=runs, figures=figures, overrides=overrides, only=tuple(only or STUDY))
 
 
 @app.command()
@@ -186,6 +203,7 @@ def experiments(
         int, typer.Option(min=1, help="Runs side by side.", show_default="one a core")
     ] = os.cpu_count() or 1,
     overrides: Overrides = "{}",
+    mirror: Mirror = None,
 ) -> None:
     """Make the runs that have no record yet; resumes."""
     _need_clone()
@@ -193,15 +211,17 @@ def experiments(
 
     sandbox = profile == "sandbox"
     place = "experiments" if sandbox else profile
-    run_experiments(
-        runs or Path("runs") / place,
-        records or data_root() / place,
-        tuple(conditions or (CONDITIONS if sandbox else ("grpo", "hicra"))),
-        profile=profile,
-        report=_every(30),
-        workers=workers,
-        **overrides,
-    )
+    runs = runs or Path("runs") / place
+    with _mirrored(runs, mirror):
+        run_experiments(
+            runs,
+            records or data_root() / place,
+            tuple(conditions or (CONDITIONS if sandbox else ("grpo", "hicra"))),
+            profile=profile,
+            report=_every(30),
+            workers=workers,
+            **overrides,
+        )
 
 
 @app.command()

