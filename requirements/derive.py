@@ -1,4 +1,4 @@
-"""Derive environment.yml, the notebooks' badges and the list of what locked packages require.
+"""Derive environment.yml, the badges and the list of what locked packages require.
 
 `make lock` runs it, with pip's report on the lock and gpu.txt.
 """
@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import tomllib
 from pathlib import Path
@@ -51,7 +52,7 @@ REQUIRES = "# What the packages of lock.txt and gpu.txt require, by their metada
 
 BADGE = (
     "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
-    "(https://colab.research.google.com/github/{repository}/blob/main/notebooks/{name})"
+    "(https://colab.research.google.com/github/{repository}/blob/main/notebooks/colab.ipynb)"
 )
 UNSET = "https://github.com/OWNER/"  # the address of nobody's repository: no badge would lead anywhere
 
@@ -61,17 +62,28 @@ def address() -> str:
     return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
 
 
+def badge(url: str) -> str:
+    """It opens the notebook that sets the study up; empty while the address is nobody's."""
+    return "" if url.startswith(UNSET) else BADGE.format(repository=url.removeprefix("https://github.com/"))
+
+
 def with_badge(path: Path, url: str):
-    """The notebook with its badge behind the title, or without one while the address is nobody's."""
+    """The notebook with the badge behind its title, and with the address where a parameter holds it."""
     notebook = nbformat.read(path, as_version=4)
     name = f"{path.name[:2]}-badge"
     notebook.cells = [cell for cell in notebook.cells if cell.id != name]
-    if not url.startswith(UNSET):
-        repository = url.removeprefix("https://github.com/")
-        badge = nbformat.v4.new_markdown_cell(BADGE.format(repository=repository, name=path.name))
-        badge.id = name
-        notebook.cells.insert(1, badge)
+    for cell in notebook.cells:
+        cell.source = re.sub(r'(?<=^repository: str = ")[^"]*', url, cell.source)
+    if badge(url):
+        notebook.cells.insert(1, nbformat.v4.new_markdown_cell(badge(url), id=name))
     return notebook
+
+
+def readme(text: str, url: str) -> str:
+    """The README with the badge below its title."""
+    title, *rest = text.split("\n\n")
+    rest = rest[1:] if rest[0].startswith(BADGE[:20]) else rest
+    return "\n\n".join([title, *filter(None, [badge(url)]), *rest])
 
 
 def requirements(report: dict) -> list[str]:
@@ -104,5 +116,7 @@ if __name__ == "__main__":
     lines = requirements(json.loads(Path(sys.argv[1]).read_text()))
     (ROOT / "requirements" / "requires.txt").write_text("\n".join([REQUIRES, *lines]) + "\n")
     (ROOT / "environment.yml").write_text(environment())
+    page = ROOT / "README.md"
+    page.write_text(readme(page.read_text(), address()))
     for notebook_path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         notebook_path.write_text(nbformat.writes(with_badge(notebook_path, address())) + "\n")

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 # Test files that train, execute notebooks, build environments or fight hostile input: `make quick` leaves
 # them out, `make test` does not.
 SLOW = {
+    "test_colab",
     "test_committed_gallery",
     "test_distributed",
     "test_endings",

@@ -101,6 +101,9 @@ def test_a_half_uploaded_checkpoint_is_passed_over_with_a_notice(run, tmp_path, 
         "grpo-seed0 goes on from drive/grpo-seed0/step-4.tar",
     ]
     assert last_checkpoint(there.path / "checkpoints").name == "checkpoint-4"
+    _checkpoint(there, 6)
+    mirror.update(there.path.parent, drive)  # mends it
+    assert list(mirror.restore(tmp_path / "third", drive)) == [f"grpo-seed0 goes on from {newest}"]
     assert not [p for p in there.path.parent.iterdir() if p.name.startswith(".")]
 
 
@@ -115,6 +118,17 @@ def test_a_finished_run_comes_back_whole_without_its_checkpoints(run, tmp_path):
     assert there.read("steps.jsonl") == run.read("steps.jsonl")
     kept = [name for name in _names(run.path) if not name.startswith(("checkpoints", ".lock"))]
     assert _names(there.path) == kept
+
+
+def test_a_run_begun_anew_takes_the_place_of_the_one_before(run, tmp_path):
+    drive = tmp_path / "drive"
+    run.finish()
+    mirror.update(run.path.parent, drive)
+    anew = RunFolder(tmp_path / "new" / "grpo-seed0")
+    anew.open({"steps": 9, "arm": "grpo", "seed": 0}, condition="grpo")
+    _checkpoint(anew, 2)
+    mirror.update(anew.path.parent, drive)
+    assert _names(drive) == ["grpo-seed0/step-2.tar"]
 
 
 def test_the_mirror_is_brought_up_to_date_at_the_end_and_holds_the_notebooks(run, tmp_path):

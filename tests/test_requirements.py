@@ -77,10 +77,22 @@ def test_the_requirements_are_those_of_what_is_locked_and_installed(required):
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
 def test_a_badge_stands_where_the_address_is_somebodys(path):
     assert path.read_text() == nbformat.writes(derive.with_badge(path, derive.address())) + "\n"
-    own = derive.with_badge(path, "https://github.com/somebody/hicra").cells[1].source
-    assert f"github/somebody/hicra/blob/main/notebooks/{path.name}" in own
-    nobody = derive.with_badge(path, "https://github.com/OWNER/hicra")
-    assert "colab.research" not in nbformat.writes(nobody)
+    own = derive.with_badge(path, "https://github.com/somebody/hicra").cells
+    assert "github/somebody/hicra/blob/main/notebooks/colab.ipynb" in own[1].source
+    nobody = nbformat.writes(derive.with_badge(path, "https://github.com/OWNER/hicra"))
+    assert "colab.research" not in nobody
+    if path.stem == "colab":
+        assert 'repository: str = "https://github.com/somebody/hicra"' in own[2].source
+        assert 'repository: str = \\"https://github.com/OWNER/hicra' in nobody
+
+
+def test_the_readme_has_the_badge_once_where_the_address_is_somebodys():
+    text = (ROOT / "README.md").read_text()
+    assert text == derive.readme(text, derive.address())
+    own = derive.readme(text, "https://github.com/somebody/hicra")
+    assert own.split("\n\n")[1].endswith("github/somebody/hicra/blob/main/notebooks/colab.ipynb)")
+    assert derive.readme(own, "https://github.com/else/hicra").count("Open in Colab") == 1
+    assert derive.readme(own, "https://github.com/OWNER/hicra") == text
 
 
 def test_environment_yml_is_derived_from_the_pins():

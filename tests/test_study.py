@@ -132,7 +132,7 @@ def test_wrong_input_changes_nothing_on_disk(tmp_path, capsys, arguments, messag
 
 
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("name", [p.stem for p in PATHS if p.stem not in STUDY])
+@pytest.mark.parametrize("name", [p.stem for p in PATHS if p.stem not in (*STUDY, "colab")])
 def test_other_notebooks_run_at_smoke_size(tmp_path, smoke, name):
     run_study("sandbox", runs=tmp_path, figures=tmp_path, overrides=smoke, only=(name,))
     assert (tmp_path / "sandbox" / "notebooks" / f"{name}.ipynb").exists()

@@ -88,7 +88,7 @@ def _records(run: RunFolder) -> list[Path]:
 
 def _write(run: RunFolder, target: Path, parts: list[Path]) -> None:
     """A tar file of the parts, with the manifest last: where that can be read, all before it is there."""
-    if target.exists():
+    if _holds(target, run):
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_suffix(".partial")
@@ -99,8 +99,21 @@ def _write(run: RunFolder, target: Path, parts: list[Path]) -> None:
         os.replace(partial, target)
     except tarfile.TarError as error:
         raise OSError(f"{run.path.name}: {error}") from error
-    for old in _newest_first(target.parent)[KEPT:]:
-        old.unlink()
+    known = _newest_first(target.parent)
+    before = known[known.index(target) :][
+        :KEPT
+    ]  # what is newer is of a run that was begun anew, or not whole
+    for path in {*known, *target.parent.glob("*.partial")}.difference(before):
+        path.unlink()
+
+
+def _holds(archive: Path, run: RunFolder) -> bool:
+    """Whether it is a whole archive of this run."""
+    try:
+        with tarfile.open(archive) as stream:
+            return stream.extractfile(MANIFEST).read() == run.manifest_path.read_bytes()
+    except (FileNotFoundError, KeyError, tarfile.ReadError):
+        return False
 
 
 def _newest_first(folder: Path) -> list[Path]:
