@@ -1,12 +1,14 @@
 """Dynamics in a trainer's own logs: the numbers are the batch's, and training is not changed."""
 
 from functools import partial
+from pathlib import Path
 
 from hicra.study.policy.base_models import load_base
 
 import pytest
 import torch
 from datasets import Dataset
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from trl import GRPOTrainer
 
 from hicra import Lexicon, PlanningTagger
@@ -35,6 +37,7 @@ class Watched(DynamicsMixin, GRPOTrainer):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
+    """A trainer without and one with the mixin, after a step; the second wrote TensorBoard files too."""
     profile = get_profile("sandbox", **SMALL)
     found = {}
     for name, trainer_class in (
@@ -42,10 +45,12 @@ def trained(tmp_path_factory):
         ("watched", partial(Watched, dynamics_lexicon="sandbox", match_to=5, token_metrics=True)),
     ):
         model, tokenizer = load_base(profile, lora_rank=0, seed=0)
+        args = grpo_config(profile, "grpo", 0, tmp_path_factory.mktemp(name))
+        args.report_to = ["tensorboard"] if name == "watched" else []
         found[name] = trainer_class(
             model=model,
             processing_class=tokenizer,
-            args=grpo_config(profile, "grpo", 0, tmp_path_factory.mktemp(name)),
+            args=args,
             train_dataset=Dataset.from_list([task.row() for task in plan_run(profile, "grpo", 0).tasks]),
             reward_funcs=by_length,
         )
@@ -69,6 +74,16 @@ def test_the_logged_numbers_are_those_of_the_batch(trained):
         assert logged[f"dynamics/perplexity_{kind}"] >= 1
         assert logged[f"dynamics/entropy_{kind}"] > 0
     assert logged["dynamics/token_metrics_seconds"] > 0
+
+
+def test_tensorboard_s_files_hold_them(trained):
+    [folder] = Path(trained["watched"].args.output_dir).glob("runs/*")
+    written = EventAccumulator(str(folder)).Reload()
+    logged = {k: v for k, v in trained["watched"].state.log_history[0].items() if k.startswith("dynamics/")}
+    assert len(logged) == 9
+    for name, value in logged.items():
+        [scalar] = written.Scalars(f"train/{name}")
+        assert (scalar.step, scalar.value) == (1, pytest.approx(value))
 
 
 def test_watching_changes_nothing(trained):

@@ -68,7 +68,11 @@ def test_the_defaults_that_the_paper_prints():
         ("sandbox", {"seeds": [3, 3]}, "seeds=.3, 3. name a seed twice"),
         ("sandbox", {"benchmarks": "math500"}, "benchmarks='math500' should be a valid list"),
         ("sandbox", {"problem_set": 3}, "problem_set=3 should be a valid string or should be a valid list"),
-        ("sandbox", {"report_to": "slate"}, "report_to='slate' should be '', 'trackio' or 'wandb'"),
+        (
+            "sandbox",
+            {"report_to": "slate"},
+            "report_to='slate' should be '', 'tensorboard', 'trackio' or 'wandb'",
+        ),
         ("sandbox", {"report_to": "wandb"}, "report_to='wandb' is not installed; pip install wandb"),
         ("sandbox", {"rows_per_pass": 5}, "rows_per_pass=5 does not divide a process's 128 completions"),
         ("sandbox", {"processes": 3}, "processes=3 cannot share a step's 16 prompts evenly"),

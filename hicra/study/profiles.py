@@ -100,7 +100,8 @@ class Profile:
     lexicon_min_df: Positive = 3
     checkpoint_every: Positive = 25
     rollouts_kept: Whole = 8  # per step, in the run record
-    report_to: Literal["", "trackio", "wandb"] = ""  # where installed; the run record is written always
+    # Where installed; the run record is written always.
+    report_to: Literal["", "tensorboard", "trackio", "wandb"] = ""
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
