@@ -100,10 +100,9 @@ def _write(run: RunFolder, target: Path, parts: list[Path]) -> None:
     except tarfile.TarError as error:
         raise OSError(f"{run.path.name}: {error}") from error
     known = _newest_first(target.parent)
-    before = known[known.index(target) :][
-        :KEPT
-    ]  # what is newer is of a run that was begun anew, or not whole
-    for path in {*known, *target.parent.glob("*.partial")}.difference(before):
+    # What is newer than the target is not whole, or of a run since begun anew.
+    kept = known[known.index(target) :][:KEPT]
+    for path in {*known, *target.parent.glob("*.partial")}.difference(kept):
         path.unlink()
 
 
