@@ -9,7 +9,6 @@ from hicra.study.profiles import get_profile
 from hicra.study.training.estimates import (
     BUSY,
     READ,
-    VLLM_SHARE,
     Card,
     count_parameters,
     memory_bytes,
@@ -37,7 +36,7 @@ def test_the_memory_estimate_grows_with_what_it_counts():
 def test_with_vllm_the_larger_side_of_the_card_decides():
     alone, beside = (get_profile("sandbox", vllm=vllm, max_completion_length=9600) for vllm in (False, True))
     assert memory_bytes(TINY, beside) == pytest.approx(
-        (memory_bytes(TINY, alone) - 1480 * 4) / (1 - VLLM_SHARE)
+        (memory_bytes(TINY, alone) - 1480 * 4) / (1 - beside.gpu_memory_utilization)
     )  # activations outweigh the cache: the other half, without the weights
 
 
