@@ -1,9 +1,13 @@
 """Where runs go: a core each, or GPUs of their own."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from hicra.study import launch
 from hicra.study.launch import places
+from hicra.study.profiles import get_profile
 from hicra.study.record.run_folder import RunError
 
 
@@ -29,3 +33,12 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
     _gpus(monkeypatch, 1)
     with pytest.raises(RunError, match="processes=2 need as many GPUs; there are 1"):
         places(2)
+
+
+def test_what_unsloth_generates_goes_to_the_run_s_own_folder(monkeypatch, tmp_path):
+    started = {}
+    monkeypatch.setattr(launch.subprocess, "Popen", lambda command, **options: started.update(options))
+    plan = SimpleNamespace(profile=get_profile("sandbox"), arm="grpo", seed=0, condition="grpo")
+    launch.start(plan, tmp_path / "run", {"CUDA_VISIBLE_DEVICES": "1"})
+    assert started["env"]["UNSLOTH_COMPILE_LOCATION"] == str(tmp_path / "run" / "unsloth_compiled_cache")
+    assert started["env"]["CUDA_VISIBLE_DEVICES"] == "1"

@@ -145,7 +145,14 @@ def start(plan: RunPlan, folder: Path, place: Mapping[str, str] = MappingProxyTy
             command,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **place},
+            env={
+                **os.environ,
+                "OMP_NUM_THREADS": "1",
+                "TOKENIZERS_PARALLELISM": "false",
+                # Else Unsloth writes its trainer into the working directory, which all runs share.
+                "UNSLOTH_COMPILE_LOCATION": str(folder.absolute() / "unsloth_compiled_cache"),
+                **place,
+            },
         )
 
 

@@ -50,7 +50,8 @@ interval over seeds). Packages: {versions}. {notices}
 {loading}
 ```
 
-`vllm serve` {serving}.
+With vLLM for a GPU, `vllm serve` {serving}; its CPU build has no such command and starts by
+`python -m vllm.entrypoints.openai.api_server --model` instead.
 """
 ADAPTER = """from peft import PeftModel
 from transformers import AutoModelForCausalLM
