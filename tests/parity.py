@@ -25,7 +25,9 @@ from hicra import Lexicon, PlanningTagger  # noqa: E402
 from hicra.trainer import HicraMixin  # noqa: E402
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-DTYPE = torch.bfloat16 if GPU else torch.float32
+# Half precision as the card has it: a T4 has no bfloat16.
+BRAIN = GPU and torch.cuda.get_device_capability() >= (8, 0)
+DTYPE = "bfloat16" if BRAIN else "float16" if GPU else "float32"
 PROMPTS = ["What is two plus two?", "Name a colour.", "Why is the sky blue, and since when?", "Go."]
 COMPLETIONS = [
     "Let me check. Two and two make four.",
@@ -37,9 +39,8 @@ COMPLETIONS = [
 
 def load():
     if ENGINE == "unsloth":
-        dtype = "bfloat16" if GPU else "float32"
-        return unsloth_models.load_policy(MODEL, lora_rank=8, seed=0, dtype=dtype)
-    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=DTYPE)
+        return unsloth_models.load_policy(MODEL, lora_rank=8, seed=0, dtype=DTYPE)
+    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=getattr(torch, DTYPE))
     lora = LoraConfig(r=8, lora_alpha=8, target_modules=TARGETS, task_type="CAUSAL_LM")
     return get_peft_model(model, lora), AutoTokenizer.from_pretrained(MODEL, padding_side="left")
 
@@ -95,7 +96,8 @@ if __name__ == "__main__":
         num_generations=len(PROMPTS),
         max_completion_length=32,
         max_steps=1,
-        max_grad_norm=0.0,  # gradients as they are
+        optim="adamw_torch",  # Unsloth's default on a GPU is another
+        max_grad_norm=1e9,  # gradients as they are, but without the loss scale of float16
         scale_rewards="none",
         loss_type="dapo",
         beta=0.0,
@@ -103,7 +105,8 @@ if __name__ == "__main__":
         save_strategy="no",
         report_to=[],
         use_cpu=not GPU,
-        bf16=GPU,
+        bf16=BRAIN,
+        fp16=GPU and not BRAIN,
         gradient_checkpointing=False,
     )
     trainer = Trainer(

@@ -51,6 +51,9 @@ def test_another_version_than_the_lock_s_is_named(tmp_path, monkeypatch):
     assert check.verdict == "STOP"
     assert "locked ==0.1" in check.found
     assert "trl" not in check.found  # its marker is for another Python
+    (tmp_path / "lock.txt").write_text("vllm==0.1\nunsloth_zoo==0.1\n")
+    assert "vllm" not in preflight.check_versions().found.replace("unsloth_zoo", "")  # not installed
+    assert "unsloth_zoo" in preflight.check_versions().found
     monkeypatch.setattr(preflight, "LOCK", tmp_path / "absent" / "lock.txt")
     assert preflight.check_versions().verdict == "ok"
 

@@ -1,5 +1,10 @@
 """vLLM's real engine, where it is installed (`make vllm`); tokens a second are in benchmarks.generation."""
 
+import inspect
+import os
+import sys
+import types
+
 from hicra.study.policy.base_models import base_folder
 
 import pytest
@@ -7,6 +12,31 @@ import pytest
 from hicra.study.profiles import get_profile
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
+
+
+@pytest.mark.parametrize(("own", "seen"), [(None, "0"), ("1", "1")])
+def test_a_plain_engine_starts_without_flashinfer_unless_told(monkeypatch, own, seen):
+    from hicra.study.policy import generation
+
+    class LLM:
+        def __init__(self, *arguments, **options):
+            raise RuntimeError(os.environ["VLLM_USE_FLASHINFER_SAMPLER"])
+
+    monkeypatch.setitem(sys.modules, "vllm", types.SimpleNamespace(LLM=LLM, SamplingParams=None))
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    os.environ.pop("VLLM_USE_FLASHINFER_SAMPLER", None)
+    os.environ.update({"VLLM_USE_FLASHINFER_SAMPLER": own} if own else {})
+    with pytest.raises(RuntimeError, match=f"^{seen}$"):
+        generation.vllm_generator(
+            "base", max_new_tokens=8, temperature=1.0, seed=0, max_length=64, dtype="float16"
+        )
+
+
+def test_unsloth_is_told_to_leave_flashinfer_alone_by_the_name_that_it_reads():
+    from unsloth_zoo.vllm_utils import load_vllm
+
+    assert 'os.environ.get("UNSLOTH_VLLM_NO_FLASHINFER", "0") != "0"' in inspect.getsource(load_vllm)
+    assert os.environ["UNSLOTH_VLLM_NO_FLASHINFER"] == "1"
 
 
 def test_vllm_serves_a_model_folder():

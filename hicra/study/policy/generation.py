@@ -129,6 +129,7 @@ def vllm_generator(
     """
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB; its default is nearly the whole machine
     os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")  # its default idles one core, here of two
+    os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")  # a T4 has none, elsewhere it is compiled first
     from vllm import LLM, SamplingParams
 
     dtype = "bfloat16" if dtype == "float32" else dtype

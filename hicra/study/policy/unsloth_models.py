@@ -17,6 +17,8 @@ from pathlib import Path
 # No telemetry.
 os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+# Unsloth asks for FlashInfer's sampler on a T4, where vLLM refuses it; without, vLLM chooses by the card.
+os.environ.setdefault("UNSLOTH_VLLM_NO_FLASHINFER", "1")
 
 import psutil
 

@@ -30,6 +30,14 @@ from hicra.study.training.estimates import CARDS, SLOWER, memory_bytes, step_sec
 from hicra.study.training.settings import PACKAGES
 
 LOCK = PACKAGE.parent / "requirements" / "lock.txt"
+COMPARED = (*PACKAGES, "peft", "unsloth_zoo", "vllm", "torchvision")
+LOCKS = (
+    "lock.txt",
+    "pins.in",
+    "gpu.txt",
+    "overrides.in",
+)  # torch is in the pins alone, torchvision in the last
+OPTIONAL = ("vllm", "torchvision")  # compared where they are installed
 SAMPLED = 32  # completions, fewer where they are long
 LONGEST = 1024  # tokens of one
 TOKENS = 8 * LONGEST  # of all together: seconds on a GPU
@@ -79,14 +87,19 @@ def _refuse(profile: Profile, found: list[Check]) -> None:
 
 
 def check_versions() -> Check:
-    """Installed packages against the lock; torch is pinned beside it."""
-    files = [path for path in (LOCK, LOCK.with_name("pins.in")) if path.exists()]
+    """Installed packages against the locks."""
+    files = [path for name in LOCKS if (path := LOCK.with_name(name)).exists()]
     if not files:
         return Check("versions", "no lock beside the package; not compared")
     lines = [line for path in files for line in path.read_text().splitlines() if "==" in line]
     pins = [Requirement(line) for line in lines if not line.startswith("#")]
-    wanted = {pin.name: pin.specifier for pin in pins if pin.marker is None or pin.marker.evaluate()}
-    found = {name: _version(name) for name in PACKAGES if name in wanted}
+    wanted = {
+        pin.name: pin.specifier
+        for pin in pins
+        if pin.name in OPTIONAL or pin.marker is None or pin.marker.evaluate()
+    }
+    found = {name: _version(name) for name in COMPARED if name in wanted}
+    found = {name: v for name, v in found.items() if v != MISSING or name not in OPTIONAL}
     wrong = [f"{n} {v}, locked {wanted[n]}" for n, v in found.items() if not _fits(v, wanted[n])]
     return Check("versions", "; ".join(wrong) or "as locked", "install the lock: make study" if wrong else "")
 
@@ -114,7 +127,7 @@ def check_device(profile: Profile) -> Check:
         remedy = "4-bit, float16 and vllm need a GPU; set dtype to float32 and vllm to false" if needs else ""
         return Check("device", found, remedy)
     if profile.vllm and not unsloth_models.has_vllm():
-        return Check("device", "no vLLM", "install environment.yml, or set vllm to false")
+        return Check("device", "no vLLM", "make cuda installs it; or set vllm to false")
     major, minor = torch.cuda.get_device_capability()
     found = f"{torch.cuda.get_device_name()}, compute capability {major}.{minor}"
     if profile.dtype == "float32":
