@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from hicra.study.policy.base_models import base_folder
 
+from hicra.files import PACKAGE
 from hicra.study.profiles import Profile
 from hicra.study.record.run_folder import RunError, RunFolder
 from hicra.study.training.plan import RunPlan, plan_run
@@ -145,12 +146,14 @@ def start(plan: RunPlan, folder: Path, place: Mapping[str, str] = MappingProxyTy
             command,
             stdout=log,
             stderr=subprocess.STDOUT,
+            cwd=folder,  # Unsloth writes its trainer and adapters into the working directory
             env={
                 **os.environ,
                 "OMP_NUM_THREADS": "1",
                 "TOKENIZERS_PARALLELISM": "false",
-                # Else Unsloth writes its trainer into the working directory, which all runs share.
-                "UNSLOTH_COMPILE_LOCATION": str(folder.absolute() / "unsloth_compiled_cache"),
+                "PYTHONPATH": os.pathsep.join(
+                    filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")])
+                ),
                 **place,
             },
         )
