@@ -2,6 +2,7 @@
 
 import inspect
 import os
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -54,8 +55,14 @@ def test_another_version_than_the_lock_s_is_named(tmp_path, monkeypatch):
     (tmp_path / "lock.txt").write_text("vllm==0.1\nunsloth_zoo==0.1\n")
     assert "vllm" not in preflight.check_versions().found.replace("unsloth_zoo", "")  # not installed
     assert "unsloth_zoo" in preflight.check_versions().found
+
+
+def test_an_installed_wheel_carries_the_pins(tmp_path, monkeypatch):
     monkeypatch.setattr(preflight, "LOCK", tmp_path / "absent" / "lock.txt")
-    assert preflight.check_versions().verdict == "ok"
+    assert preflight.check_versions() == ("versions", "as locked", "", True)
+    declared = ["numpy>=2.0", 'trl==9.9; extra == "study"', 'vllm==0.1; extra == "vllm"']
+    monkeypatch.setattr(preflight, "requires", lambda name: declared if name == "hicra" else None)
+    assert preflight.check_versions().found == f"trl {version('trl')}, locked ==9.9"  # vLLM is not installed
 
 
 def test_a_dtype_that_the_device_lacks_is_refused(monkeypatch):

@@ -19,6 +19,7 @@ from hicra.study.record.run_folder import RunError, RunFolder
 from hicra.study.record.run_tables import finished_runs, load_study
 from hicra.study.training import run as training
 from hicra.study.training.plan import plan_run
+from hicra.study.training.reward import VerifiedAnswer
 from hicra.study.training.run import _short_rows, train
 from tests.benchmarks.soak import numbers
 
@@ -99,6 +100,14 @@ def test_mixed_precision_that_nobody_asked_for_is_in_the_record(tmp_path, monkey
     with pytest.raises(Stop):
         train(plan_run(get_profile("sandbox", dtype=dtype), "grpo", 0), tmp_path)
     assert RunFolder(tmp_path).notices() == told
+
+
+def test_a_completion_has_ended_on_any_of_its_ends():
+    reward = VerifiedAnswer(group_size=3, ends=[1, 5], prefilled_think=False, explain=None)
+    ids = [[3, 5], [3, 1], [3, 4]]  # the turn's end, the model's own, neither
+    reward(["p"] * 3, ["a", "b", "c"], ids, answer=["4"] * 3, problem=["p"] * 3)
+    assert reward.graded.ended == [True, True, False]
+    assert reward.graded.reasons == ["no_box", "no_box", "truncated"]
 
 
 def test_no_token_of_the_user_is_written_anywhere(runs):

