@@ -60,8 +60,10 @@ def base_folder(profile: Profile) -> Path:
 
 
 def load_base(profile: Profile, *, lora_rank: int, seed: int, vllm: bool = False, trained: bool = True):
-    """Model and tokenizer of the profile's base, as unsloth_models.load_policy gives them; it also ends
-    completions on the token that ends a turn in the profile's prompt template."""
+    """Model and tokenizer of the profile's base, as unsloth_models.load_policy gives them.
+
+    Completions end on the end of a turn in the profile's prompt template as well.
+    """
     from hicra.study.policy import unsloth_models
 
     model, tokenizer = unsloth_models.load_policy(

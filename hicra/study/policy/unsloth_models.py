@@ -158,7 +158,7 @@ def end_on_turns(model, tokenizer, template: str) -> None:
 
 def ends(model, tokenizer) -> list[int]:
     """Ids that end a completion: the tokenizer's end, and all that the model's generation settings name."""
-    own = model.generation_config.eos_token_id
+    tokenizer, own = getattr(tokenizer, "tokenizer", tokenizer), model.generation_config.eos_token_id
     own = own if isinstance(own, list) else [own]
     return [token for token in dict.fromkeys([tokenizer.eos_token_id, *own]) if token is not None]
 
