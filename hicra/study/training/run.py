@@ -152,10 +152,10 @@ def train(plan: RunPlan, folder: Path | str) -> RunFolder:
         run.same("base_weights_sha256", weights)
         started = time.monotonic()
         trainer = _make_trainer(plan, run)
-        if notice := mixed_precision(plan.profile, trainer.args):
-            run.add_notice(notice)
         checkpoint = checkpoints.last_checkpoint(run.path / "checkpoints")
         run.rewind(checkpoints.step_of(checkpoint) if checkpoint else 0)
+        if notice := mixed_precision(plan.profile, trainer.args):
+            run.add_notice(notice)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         _finish(trainer, run, time.monotonic() - started)
     return run
