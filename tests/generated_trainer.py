@@ -16,15 +16,18 @@ import sys
 from pathlib import Path
 from unittest import mock
 
+import torch
+
 ENGINE, OUT = sys.argv[1], Path(sys.argv[2]).absolute()
 GENERATED = ENGINE == "unsloth"
+BY_HAND = GENERATED and not torch.cuda.is_available()  # on a GPU the import does it
 OUT.mkdir(parents=True, exist_ok=True)
 os.chdir(OUT)  # Unsloth writes its trainer into a folder of the working directory
-if GENERATED:
+if BY_HAND:
     os.environ["UNSLOTH_ALLOW_CPU"] = "1"
 import unsloth  # noqa: E402, F401
 
-if GENERATED:
+if BY_HAND:
     os.environ["UNSLOTH_ALLOW_CPU"] = "0"
     from unsloth.models import rl
 
@@ -32,7 +35,6 @@ if GENERATED:
 
 from hicra.study.policy import unsloth_models  # noqa: E402
 
-import torch  # noqa: E402
 import trl  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback  # noqa: E402
 

@@ -1,16 +1,31 @@
 """The study's own statistics of a batch, however it is cut into passes and positions."""
 
+import inspect
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
 from hicra.study.policy import generation, unsloth_models
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import Gemma2Config, Gemma2ForCausalLM, GenerationConfig, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoTokenizer,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+)
+from unsloth_zoo import vllm_utils
 
 from hicra.dynamics.token_statistics import token_statistics
 from hicra.files import data_root
 from hicra.study.problems.prompts import held_out_tasks
 from hicra.study.profiles import get_profile
+from hicra.study.training.run import grpo_config
 
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -53,6 +68,120 @@ def test_nothing_that_came_with_a_model_bends_its_samples(tmp_path, policy):
     plain, _ = unsloth_models.load_policy(tmp_path, lora_rank=0, seed=0)
     kept = plain.generation_config
     assert (kept.repetition_penalty, kept.min_p, kept.eos_token_id, kept.pad_token_id) == (None, None, 1, 0)
+
+
+def _tokenizer_with_turns():
+    tokenizer = AutoTokenizer.from_pretrained(data_root() / "sandbox/base")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("template", "end"),
+    [
+        (get_profile("paper").prompt_template, "<|im_end|>"),
+        ("<|im_start|>{problem}<|im_end|>\n<think>", "<|im_end|>"),
+        (get_profile("sandbox").prompt_template, None),
+        ("<|im_start|>user {problem}", None),
+    ],
+)
+def test_the_end_of_a_turn_is_read_from_the_template(template, end):
+    tokenizer = _tokenizer_with_turns()
+    token = unsloth_models.turn_end(tokenizer, template)
+    assert (token is None) if end is None else tokenizer.convert_ids_to_tokens(token) == end
+
+
+def test_completions_end_on_a_turn_s_end_as_on_the_model_s_own(policy):
+    model, _ = policy
+    tokenizer = _tokenizer_with_turns()
+    before = model.generation_config.eos_token_id
+    assert unsloth_models.ends(model, tokenizer) == [tokenizer.eos_token_id]
+    try:
+        unsloth_models.end_on_turns(model, tokenizer, get_profile("sandbox").prompt_template)
+        assert model.generation_config.eos_token_id == before  # no such mark
+        unsloth_models.end_on_turns(model, tokenizer, get_profile("paper").prompt_template)
+        turn = tokenizer.convert_tokens_to_ids("<|im_end|>")
+        assert unsloth_models.ends(model, tokenizer) == [tokenizer.eos_token_id, turn]
+        step = tokenizer(".", add_special_tokens=False)["input_ids"][-1]  # a token that it does sample
+        model.generation_config.eos_token_id = [tokenizer.eos_token_id, step]
+        generate = generation.text_generator(
+            model, tokenizer, max_new_tokens=40, temperature=1.0, seed=0, special=True
+        )
+        for text in generate(["Problem: What is 2 times 3?\nSolution:"] * 8):
+            kept = text.replace(tokenizer.pad_token, "")
+            assert kept.endswith((".", tokenizer.eos_token))
+            assert "." not in kept[:-1]
+    finally:
+        model.generation_config.eos_token_id = before
+
+
+def test_engines_are_told_the_ends(monkeypatch):
+    asked = []
+    vllm = SimpleNamespace(SamplingParams=lambda **options: asked.append(options), LLM=lambda *_, **__: None)
+    monkeypatch.setitem(sys.modules, "vllm", vllm)
+    model = SimpleNamespace(
+        vllm_engine=True,
+        generation_config=SimpleNamespace(eos_token_id=[3, 4]),
+        load_lora=lambda *_, **__: None,
+        fast_generate=lambda *_, **__: [],
+    )
+    options = {"max_new_tokens": 5, "temperature": 1.0, "seed": 7}
+    generation.policy_generator(model, SimpleNamespace(eos_token_id=3), **options)(["a", "b"])
+    assert [(o["stop_token_ids"], o["seed"]) for o in asked] == [([3, 4], 7), ([3, 4], 8)]
+    config = grpo_config(get_profile("paper"), "grpo", 0, Path("none"), ends=[3, 4])
+    assert config.generation_kwargs == {"stop_token_ids": [3, 4]}
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({"lora_rank": 0}, {"full_finetuning": True}),
+        ({"lora_rank": 0, "trained": False}, {"full_finetuning": False}),
+        ({"lora_rank": 8}, {"full_finetuning": False}),
+        (
+            {"lora_rank": 8, "vllm": True, "gpu_memory_utilization": 0.6},
+            {"fast_inference": True, "max_lora_rank": 8, "gpu_memory_utilization": 0.6},
+        ),
+    ],
+)
+def test_unsloth_is_told_what_is_trained_and_how_much_of_a_card_vllm_has(monkeypatch, given, wanted):
+    class Told(Exception):
+        pass
+
+    def from_pretrained(*_, **options):
+        raise Told(options)
+
+    monkeypatch.setattr(unsloth_models.unsloth.FastLanguageModel, "from_pretrained", from_pretrained)
+    with pytest.raises(Told) as told:
+        unsloth_models.load_policy(data_root() / "sandbox/base", seed=0, **given)
+    [options] = told.value.args
+    assert {name: options[name] for name in wanted} == wanted
+    assert given.get("vllm", False) == ("gpu_memory_utilization" in options)
+
+
+@pytest.mark.parametrize(
+    ("share", "enough"), [(0.5, False), (get_profile("colab").gpu_memory_utilization, True)]
+)
+def test_colab_s_share_of_a_t4_lets_all_32_completions_be_sampled_together(monkeypatch, share, enough):
+    free, total = 14.1 * 2**30, 14.56 * 2**30  # of a T4, in a process that has begun to use it
+    monkeypatch.setattr(vllm_utils, "get_mem_info", lambda: (free, total))
+    qwen = Qwen2Config(
+        hidden_size=1536,
+        intermediate_size=8960,
+        num_hidden_layers=28,
+        num_attention_heads=12,
+        num_key_value_heads=2,
+        vocab_size=151_936,
+        tie_word_embeddings=True,
+    )
+    profile = get_profile("colab")
+    *_, cache = vllm_utils.approximate_vllm_memory_usage(
+        qwen, max_seq_length=profile.max_length, gpu_memory_utilization=share, max_lora_rank=profile.lora_rank
+    )
+    assert (cache > 4) == enough  # GiB: up to 4 Unsloth samples 16 at once, then 32
+    assert "memory_left_for_kv_cache_gb <=  4: max_num_batched_tokens, approx_max_num_seqs = 2048, 16" in (
+        inspect.getsource(vllm_utils.load_vllm)
+    )
 
 
 def test_long_completions_are_sampled_in_smaller_batches(policy, monkeypatch):

@@ -3,13 +3,14 @@
 from hicra.study.policy import generation
 
 import pytest
-from transformers import LlamaConfig
+from transformers import LlamaConfig, Qwen2Config, Qwen3Config
 
 from hicra.study.profiles import get_profile
 from hicra.study.training.estimates import (
     BUSY,
+    CARDS,
     READ,
-    VLLM_SHARE,
+    SLOWER,
     Card,
     count_parameters,
     memory_bytes,
@@ -37,7 +38,7 @@ def test_the_memory_estimate_grows_with_what_it_counts():
 def test_with_vllm_the_larger_side_of_the_card_decides():
     alone, beside = (get_profile("sandbox", vllm=vllm, max_completion_length=9600) for vllm in (False, True))
     assert memory_bytes(TINY, beside) == pytest.approx(
-        (memory_bytes(TINY, alone) - 1480 * 4) / (1 - VLLM_SHARE)
+        (memory_bytes(TINY, alone) - 1480 * 4) / (1 - beside.gpu_memory_utilization)
     )  # activations outweigh the cache: the other half, without the weights
 
 
@@ -53,3 +54,35 @@ def test_a_step_s_seconds_are_arithmetic_and_reading():
     anew = get_profile("sandbox", **{**profile.overrides(), "gradient_checkpointing": True})
     more = step_seconds(TINY, anew, slow, 20) - step_seconds(TINY, profile, slow, 20)
     assert more == pytest.approx(2 * 1480 * 12 * 20 / 1e6)
+
+
+QWEN = {"vocab_size": 151_936, "tie_word_embeddings": True}
+CONFIGS = {
+    "colab": Qwen2Config(
+        hidden_size=1536,
+        intermediate_size=8960,
+        num_hidden_layers=28,
+        num_attention_heads=12,
+        num_key_value_heads=2,
+        **QWEN,
+    ),
+    "paper": Qwen3Config(
+        hidden_size=2560,
+        intermediate_size=9728,
+        num_hidden_layers=36,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        head_dim=128,
+        **QWEN,
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "card", "length"), [("colab", "T4", 300), ("paper", "H100", 4000)])
+def test_the_readme_says_what_the_estimates_say(root, name, card, length):
+    profile, config = get_profile(name), CONFIGS[name]
+    [row] = [line for line in (root / "README.md").read_text().splitlines() if line.startswith(f"| `{name}`")]
+    least = step_seconds(config, profile, CARDS[card], length)
+    needed = memory_bytes(config, profile) / 1e9
+    assert row.endswith(f"| {least:.0f} to {SLOWER * least:.0f} s * | {needed:.0f} GB * |")
+    assert f"completions of {length:,} tokens" in row

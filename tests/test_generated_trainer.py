@@ -13,6 +13,7 @@ import pytest
 
 from hicra.study.record.run_folder import RunFolder
 from tests.benchmarks.soak import numbers
+from tests.gpu.installed import differences
 
 # Arm, rows in a pass, uses of a batch (2: with old log-probabilities). A step has 16 completions.
 RUNS = [
@@ -28,17 +29,6 @@ RUNS = [
     ("gated", 2, 1),
 ]
 TOLERANCE = 2e-5  # relative, of losses, gradient norms and the sums of a record, all in float32
-# Differences that decide nothing: Unsloth's own fields, and the trainer's own evaluation, which is never called.
-UNSLOTHS = {
-    "context_parallel_backend": "ulysses",
-    "context_parallel_size": 1,
-    "unsloth_grpo_mini_batch": None,
-    "unsloth_logit_chunk_multiplier": None,
-    "unsloth_num_chunks": -1,
-    "vllm_sampling_params": None,
-    "push_to_hub_token": None,
-}
-NOT_DECISIVE = {"per_device_eval_batch_size", "eval_accumulation_steps", "torch_empty_cache_steps"}
 
 
 def _name(run):
@@ -75,12 +65,7 @@ def both(tmp_path_factory):
 def test_every_arm_has_the_same_configuration_in_every_field(both):
     trl, unsloth = (json.loads((both[e] / "configs.json").read_text()) for e in ("trl", "unsloth"))
     assert trl.keys() == unsloth.keys()
-    for name, theirs in unsloth.items():
-        differ = {k: v for k, v in theirs.items() if k not in trl[name] or trl[name][k] != v}
-        kept = {k: v for k, v in differ.items() if k not in NOT_DECISIVE | {"output_dir", "logging_dir"}}
-        vllm = {"top_k": -1} if name.startswith("paper") else {}  # vLLM's way to say 0: no such limit
-        assert kept == UNSLOTHS | vllm, name
-        assert trl[name].keys() <= theirs.keys()
+    assert differences(trl, unsloth) == {}
 
 
 @pytest.mark.parametrize("run", RUNS, ids=_name)

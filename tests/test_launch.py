@@ -1,9 +1,15 @@
 """Where runs go: a core each, or GPUs of their own."""
 
+import os
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from hicra.files import PACKAGE
+from hicra.study import launch
 from hicra.study.launch import places
+from hicra.study.profiles import get_profile
 from hicra.study.record.run_folder import RunError
 
 
@@ -29,3 +35,13 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
     _gpus(monkeypatch, 1)
     with pytest.raises(RunError, match="processes=2 need as many GPUs; there are 1"):
         places(2)
+
+
+def test_a_run_works_in_its_own_folder_where_unsloth_writes_its_files(monkeypatch, tmp_path):
+    started = {}
+    monkeypatch.setattr(launch.subprocess, "Popen", lambda command, **options: started.update(options))
+    plan = SimpleNamespace(profile=get_profile("sandbox"), arm="grpo", seed=0, condition="grpo")
+    launch.start(plan, tmp_path / "run", {"CUDA_VISIBLE_DEVICES": "1"})
+    assert started["cwd"] == tmp_path / "run"
+    assert started["env"]["PYTHONPATH"].split(os.pathsep)[0] == str(PACKAGE.parent)  # the same hicra
+    assert started["env"]["CUDA_VISIBLE_DEVICES"] == "1"

@@ -51,6 +51,7 @@ def test_a_card_says_how_it_was_trained_and_what_it_reached(tmp_path):
     assert "| alpha | 0.2 |" in card
     assert "0.400 before, 0.625 after" in card
     assert "trl 1.15.0" in card
+    assert "its CPU build has no such command and starts by\n`python -m vllm.entrypoints" in card
     assert "a test, not a language model" in card
     assert "library_name: transformers" in card
 

@@ -351,7 +351,7 @@ def test_the_record_counts_the_policy_s_tokens_alone(tokenizer, tmp_path):
     run.open({"arm": "hicra", "steps": 1}, condition="hicra")
     recorder = Recorder(run)
     recorder.close_step = lambda *args, **kwargs: None
-    reward = VerifiedAnswer(group_size=2, end=tokenizer.eos_token_id, prefilled_think=False, explain=None)
+    reward = VerifiedAnswer(group_size=2, ends=[tokenizer.eos_token_id], prefilled_think=False, explain=None)
     trainer = make(
         Study,
         tokenizer,

@@ -5,6 +5,7 @@ import json
 import math
 import time
 import warnings
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,7 +17,9 @@ from hicra.study.problems.prompts import Task
 from hicra.study.profiles import get_profile
 from hicra.study.record.run_folder import RunError, RunFolder
 from hicra.study.record.run_tables import finished_runs, load_study
+from hicra.study.training import run as training
 from hicra.study.training.plan import plan_run
+from hicra.study.training.reward import VerifiedAnswer
 from hicra.study.training.run import _short_rows, train
 from tests.benchmarks.soak import numbers
 
@@ -74,6 +77,37 @@ def test_the_step_row_s_dynamics_are_in_the_trainer_s_own_logs(runs):
             n = row[f"n_{kind}"]
             assert log[f"dynamics/entropy_{kind}"] == pytest.approx(row[f"entropy_{kind}"] / n)
             assert log[f"dynamics/perplexity_{kind}"] == pytest.approx(math.exp(row[f"nll_{kind}"] / n))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "flags", "told"),
+    [
+        ("float32", (True, False), ["float32 weights, trained in bfloat16 mixed precision"]),
+        ("float32", (False, True), ["float32 weights, trained in float16 mixed precision"]),
+        ("float32", (False, False), []),
+        ("bfloat16", (True, False), []),
+    ],
+)
+def test_mixed_precision_that_nobody_asked_for_is_in_the_record(tmp_path, monkeypatch, dtype, flags, told):
+    class Stop(Exception):
+        pass
+
+    def train_(**_):
+        raise Stop
+
+    args = SimpleNamespace(bf16=flags[0], fp16=flags[1])  # as Unsloth's trainer leaves them on a GPU
+    monkeypatch.setattr(training, "_make_trainer", lambda *_: SimpleNamespace(args=args, train=train_))
+    with pytest.raises(Stop):
+        train(plan_run(get_profile("sandbox", dtype=dtype), "grpo", 0), tmp_path)
+    assert RunFolder(tmp_path).notices() == told
+
+
+def test_a_completion_has_ended_on_any_of_its_ends():
+    reward = VerifiedAnswer(group_size=3, ends=[1, 5], prefilled_think=False, explain=None)
+    ids = [[3, 5], [3, 1], [3, 4]]  # the turn's end, the model's own, neither
+    reward(["p"] * 3, ["a", "b", "c"], ids, answer=["4"] * 3, problem=["p"] * 3)
+    assert reward.graded.ended == [True, True, False]
+    assert reward.graded.reasons == ["no_box", "no_box", "truncated"]
 
 
 def test_no_token_of_the_user_is_written_anywhere(runs):

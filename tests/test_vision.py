@@ -156,7 +156,7 @@ def _trainer(base, out, rows_per_pass=4):
         observed_tagger=tagger,
         statistics=partial(token_statistics, temperature=1.0, rows=3),
         reward=Thirds(
-            group_size=4, end=processor.tokenizer.eos_token_id, prefilled_think=False, explain=None
+            group_size=4, ends=[processor.tokenizer.eos_token_id], prefilled_think=False, explain=None
         ),
         recorder=recorder,
     )

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from hicra.study.policy.base_models import base_folder
 
+from hicra.files import PACKAGE
 from hicra.study.profiles import Profile
 from hicra.study.record.run_folder import RunError, RunFolder
 from hicra.study.training.plan import RunPlan, plan_run
@@ -145,7 +146,16 @@ def start(plan: RunPlan, folder: Path, place: Mapping[str, str] = MappingProxyTy
             command,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **place},
+            cwd=folder,  # Unsloth writes its trainer and adapters into the working directory
+            env={
+                **os.environ,
+                "OMP_NUM_THREADS": "1",
+                "TOKENIZERS_PARALLELISM": "false",
+                "PYTHONPATH": os.pathsep.join(
+                    filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")])
+                ),
+                **place,
+            },
         )
 
 

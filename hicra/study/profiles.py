@@ -27,6 +27,7 @@ Positive = Annotated[int, Field(ge=1)]
 Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Temperature = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
+ShareInside = Annotated[float, Field(gt=0, lt=1)]
 ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
 Seeds = Annotated[tuple[Whole, ...], Field(strict=False, min_length=1)]
 Names = Annotated[tuple[str, ...], Field(strict=False)]
@@ -79,6 +80,7 @@ class Profile:
     rows_per_pass: Whole = 0  # completions a forward and backward pass holds at once; 0: the whole step's
     processes: Positive = 1  # of one run, data-parallel; on GPUs one each
     vllm: bool = False  # rollouts by vLLM inside the trainer; needs a GPU
+    gpu_memory_utilization: ShareInside = 0.5  # of the card's free memory, for vLLM: weights and cache
     # a supervised start on worked solutions, for a model that does not know the answer's format
     warm_start_steps: Whole = 0
     warm_start_learning_rate: Number = 2e-4
@@ -200,6 +202,7 @@ PROFILES = {
         gradient_checkpointing=True,
         rows_per_pass=2,
         vllm=True,
+        gpu_memory_utilization=0.6,  # of 15 GB: with 0.5 Unsloth samples 16 completions at once, not 32
         learning_rate=1e-5,
         steps=200,
         benchmarks=("gsm8k_test", "math500"),

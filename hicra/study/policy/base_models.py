@@ -59,20 +59,27 @@ def base_folder(profile: Profile) -> Path:
     return data_root() / profile.base  # a path of the user's own is absolute, and stays as it is
 
 
-def load_base(profile: Profile, *, lora_rank: int, seed: int, vllm: bool = False):
-    """Model and tokenizer of the profile's base, as unsloth_models.load_policy gives them."""
+def load_base(profile: Profile, *, lora_rank: int, seed: int, vllm: bool = False, trained: bool = True):
+    """Model and tokenizer of the profile's base, as unsloth_models.load_policy gives them.
+
+    Completions end on the end of a turn in the profile's prompt template as well.
+    """
     from hicra.study.policy import unsloth_models
 
-    return unsloth_models.load_policy(
+    model, tokenizer = unsloth_models.load_policy(
         base_folder(profile),
         lora_rank=lora_rank,
         seed=seed,
         vllm=vllm,
+        trained=trained,
+        gpu_memory_utilization=profile.gpu_memory_utilization,
         max_length=profile.max_length,
         dtype=profile.dtype,
         load_in_4bit=profile.load_in_4bit,
         gradient_checkpointing=profile.gradient_checkpointing,
     )
+    unsloth_models.end_on_turns(model, tokenizer, profile.prompt_template)
+    return model, tokenizer
 
 
 def _from_hub(name: str) -> Path:

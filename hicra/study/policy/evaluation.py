@@ -13,6 +13,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from hicra.study.policy.own_process import in_own_process
+
 import pandas as pd
 
 from hicra.dynamics.step_table import pass_at_k
@@ -97,16 +99,25 @@ def _generator(profile: Profile, policy: Path, use_vllm: bool) -> Callable[[list
         "temperature": profile.benchmark_temperature,
         "seed": 0,
     }
-    plain = not (policy / "adapter_config.json").exists()
-    served = {"max_length": profile.max_length, "dtype": profile.dtype, **options}
-    if use_vllm and plain:
-        return generation.vllm_generator(policy, **served)
+    if use_vllm:
+        return _served(profile, policy, options)
     model, tokenizer = unsloth_models.load_policy(
-        policy, lora_rank=0, seed=0, max_length=profile.max_length, dtype=profile.dtype
+        policy, lora_rank=0, seed=0, trained=False, max_length=profile.max_length, dtype=profile.dtype
     )
-    if not use_vllm:
-        return generation.text_generator(model, tokenizer, **options)
+    unsloth_models.end_on_turns(model, tokenizer, profile.prompt_template)
+    return generation.text_generator(model, tokenizer, **options)
+
+
+def _served(profile: Profile, policy: Path, options: dict) -> Callable[[list[str]], list[str]]:
+    """By vLLM; an adapter is merged first, in a process of its own, so that the engine has the whole GPU."""
+    from hicra.study.policy import generation, unsloth_models
+
+    from transformers import AutoTokenizer
+
+    end = unsloth_models.turn_end(AutoTokenizer.from_pretrained(policy), profile.prompt_template)
+    options |= {"max_length": profile.max_length, "dtype": profile.dtype, "stop": [end] if end else []}
+    if not (policy / "adapter_config.json").exists():
+        return generation.vllm_generator(policy, **options)
     with tempfile.TemporaryDirectory() as merged:  # vLLM has read it once it has started
-        unsloth_models.save_merged(model, tokenizer, Path(merged))
-        del model
-        return generation.vllm_generator(Path(merged), **served)
+        in_own_process(unsloth_models.merge_adapter, policy, Path(merged), profile.dtype)
+        return generation.vllm_generator(Path(merged), **options)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import hicra.study.policy.unsloth_models  # noqa: F401  (Unsloth comes before transformers)
+from hicra.study.policy.unsloth_models import ends  # (Unsloth comes before transformers)
 
 import torch
 from transformers import GenerationConfig
@@ -33,16 +33,17 @@ def cache_bytes(config, size: int) -> int:
 def policy_generator(model, tokenizer, **options) -> Callable[[list[str]], list[str]]:
     """A generate function for a policy in training: by the vLLM engine beside it, where it has one."""
     if getattr(model, "vllm_engine", None) is not None:
-        return colocated_generator(model, **options)
+        return colocated_generator(model, stop=ends(model, tokenizer), **options)
     return text_generator(model, tokenizer, **options)
 
 
 def text_generator(
-    model, tokenizer, *, max_new_tokens: int, temperature: float, seed: int
+    model, tokenizer, *, max_new_tokens: int, temperature: float, seed: int, special: bool = False
 ) -> Callable[[list[str]], list[str]]:
     """A function prompts -> completions that samples from `model` by transformers' generate.
 
-    The same prompts give the same completions whatever was drawn elsewhere before.
+    The same prompts give the same completions whatever was drawn elsewhere before. `special` tokens are left
+    in the texts where asked for.
     """
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
@@ -51,7 +52,7 @@ def text_generator(
         top_k=0,
         top_p=1.0,
         pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=ends(model, tokenizer),
     )
 
     def generate(prompts: list[str]) -> list[str]:
@@ -68,7 +69,7 @@ def text_generator(
                 batch.pop("token_type_ids", None)
                 ids = model.generate(**batch, generation_config=config)
                 new = ids[:, batch["input_ids"].shape[1] :]  # (B, T)
-                texts += tokenizer.batch_decode(new, skip_special_tokens=True)
+                texts += tokenizer.batch_decode(new, skip_special_tokens=not special)
         model.train(training)
         return texts
 
@@ -85,7 +86,7 @@ def rows_at_once(model, tokens: int) -> int:
 
 
 def colocated_generator(
-    model, *, max_new_tokens: int, temperature: float, seed: int
+    model, *, max_new_tokens: int, temperature: float, seed: int, stop: Sequence[int]
 ) -> Callable[[list[str]], list[str]]:
     """The same by the vLLM engine that Unsloth keeps beside a model in training, with its adapter as it is.
 
@@ -98,7 +99,9 @@ def colocated_generator(
         adapter = model.load_lora("hicra_evaluation", load_tensors=True)
         # A seed each: the same evaluation whatever the trainer has drawn from the engine before.
         options = [
-            SamplingParams(temperature=temperature, max_tokens=max_new_tokens, seed=seed + i)
+            SamplingParams(
+                temperature=temperature, max_tokens=max_new_tokens, seed=seed + i, stop_token_ids=list(stop)
+            )
             for i in range(len(prompts))
         ]
         outputs = model.fast_generate(prompts, options, lora_request=adapter, use_tqdm=False)
@@ -108,13 +111,21 @@ def colocated_generator(
 
 
 def vllm_generator(
-    folder: Path, *, max_new_tokens: int, temperature: float, seed: int, max_length: int, dtype: str
+    folder: Path,
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+    max_length: int,
+    dtype: str,
+    stop: Sequence[int] = (),
 ) -> Callable[[list[str]], list[str]]:
     """The same by vLLM, from a plain model folder; several times the tokens a second.
 
     A new engine with the same `seed` gives the same completions to the same calls, but not those of
     `text_generator`; a seed for each prompt would repeat more and cost nearly half of the speed on a CPU. In
-    `dtype`, bfloat16 for float32. Raises ImportError where vLLM is not installed.
+    `dtype`, bfloat16 for float32. `stop`: ids that end a completion beside the folder's own. Raises
+    ImportError where vLLM is not installed.
     """
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB; its default is nearly the whole machine
     os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")  # its default idles one core, here of two
@@ -125,7 +136,9 @@ def vllm_generator(
     llm = LLM(str(folder), max_model_len=max_length, dtype=dtype, seed=seed, enable_prefix_caching=False)
 
     def generate(prompts: list[str]) -> list[str]:
-        options = SamplingParams(temperature=temperature, max_tokens=max_new_tokens)
+        options = SamplingParams(
+            temperature=temperature, max_tokens=max_new_tokens, stop_token_ids=list(stop)
+        )
         return [out.outputs[0].text for out in llm.generate(prompts, options, use_tqdm=False)]
 
     return generate

@@ -8,6 +8,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from hicra.study.policy.own_process import in_own_process
+
 from hicra.errors import HicraError
 from hicra.files import write_atomic
 from hicra.study.record.run_folder import RunError, RunFolder
@@ -48,7 +50,8 @@ interval over seeds). Packages: {versions}. {notices}
 {loading}
 ```
 
-`vllm serve` {serving}.
+With vLLM for a GPU, `vllm serve` {serving}; its CPU build has no such command and starts by
+`python -m vllm.entrypoints.openai.api_server --model` instead.
 """
 ADAPTER = """from peft import PeftModel
 from transformers import AutoModelForCausalLM
@@ -122,9 +125,9 @@ def publish(folder: Path | str, repository: str, *, merge: bool = False) -> str:
     with tempfile.TemporaryDirectory() as temporary:
         out = Path(temporary) / "policy"
         if merge and settings["lora_rank"]:
-            from hicra.study.policy import unsloth_models
+            from hicra.study.policy.unsloth_models import merge_adapter
 
-            unsloth_models.save_merged(*unsloth_models.load_policy(run.policy(), lora_rank=0, seed=0), out)
+            in_own_process(merge_adapter, run.policy(), out, settings["dtype"])
         else:
             shutil.copytree(run.policy(), out)
         if adapter:  # on this machine the base is a folder

@@ -31,7 +31,7 @@ def base_rollouts(profile: Profile, n: int, seed: int) -> list[Rollout]:
     """`n` solutions of training problems by the profile's base policy at its sampling temperature."""
     from hicra.study.policy import generation
 
-    model, tokenizer = load_base(profile, lora_rank=0, seed=seed)
+    model, tokenizer = load_base(profile, lora_rank=0, seed=seed, trained=False)
     generate = generation.text_generator(
         model,
         tokenizer,

@@ -25,7 +25,7 @@ import psutil
 with redirect_stdout(sys.stderr):  # its banners are no output of ours
     import unsloth  # noqa: E402, I001  (before transformers and trl)
 import torch  # noqa: E402
-from peft import LoraConfig, get_peft_model  # noqa: E402
+from peft import LoraConfig, PeftModel, get_peft_model  # noqa: E402
 from transformers import (  # noqa: E402
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
@@ -54,13 +54,16 @@ def load_policy(
     load_in_4bit: bool = False,
     gradient_checkpointing: bool = False,
     vllm: bool = False,
+    gpu_memory_utilization: float = 0.5,
+    trained: bool = True,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | ProcessorMixin]:
     """Model and tokenizer of the folder `base`, with a new LoRA adapter unless `lora_rank` is 0.
 
     A folder that holds an adapter gives its base with that adapter; a vision-language model comes with its
     processor instead, whose `tokenizer` taggers take, and adapters leave its vision alone. `vllm` starts
-    Unsloth's colocated engine, on a GPU. Raises FileNotFoundError where a folder is no model, ValueError
-    where its weights are torn.
+    Unsloth's colocated engine, on a GPU, with the share `gpu_memory_utilization` of it. `trained`: without a
+    new adapter all weights are, and Unsloth keeps them in 32 bit; give False to sample alone. Raises
+    FileNotFoundError where a folder is no model, ValueError where its weights are torn.
     """
     base = Path(base)
     if not any((base / name).exists() for name in ("config.json", "adapter_config.json")):
@@ -76,9 +79,9 @@ def load_policy(
             max_seq_length=max_length,
             dtype=getattr(torch, dtype),
             load_in_4bit=load_in_4bit,
-            full_finetuning=lora_rank == 0,
+            full_finetuning=trained and lora_rank == 0,
             use_gradient_checkpointing=recompute,
-            **({"fast_inference": True, "max_lora_rank": lora_rank} if vllm else {}),
+            **(_engine(lora_rank, gpu_memory_utilization) if vllm else {}),
             local_files_only=True,
         )
     model.generation_config = _plain_sampling(model)
@@ -93,6 +96,14 @@ def load_policy(
         )
     getattr(tokenizer, "tokenizer", tokenizer).padding_side = "left"
     return model, tokenizer
+
+
+def _engine(lora_rank: int, gpu_memory_utilization: float) -> dict:
+    return {
+        "fast_inference": True,
+        "max_lora_rank": lora_rank,
+        "gpu_memory_utilization": gpu_memory_utilization,
+    }
 
 
 def _sees(base: Path) -> bool:
@@ -128,6 +139,28 @@ def _plain_sampling(model) -> GenerationConfig:
     own = model.generation_config
     names = ("bos_token_id", "eos_token_id", "pad_token_id")
     return GenerationConfig(**{name: getattr(own, name) for name in names})
+
+
+def turn_end(tokenizer, template: str) -> int | None:
+    """The special token right behind the problem in `template`: it ends a turn, the model's as well."""
+    behind = tokenizer(template.partition("{problem}")[2], add_special_tokens=False)["input_ids"][:1]
+    added = tokenizer.added_tokens_decoder
+    return next((token for token in behind if token in added and added[token].special), None)
+
+
+def end_on_turns(model, tokenizer, template: str) -> None:
+    """Let completions end on the template's end of a turn too: a base model's own end is often another."""
+    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+    known, end = ends(model, tokenizer), turn_end(tokenizer, template)
+    if end is not None and end not in known:
+        model.generation_config.eos_token_id = [*known, end]
+
+
+def ends(model, tokenizer) -> list[int]:
+    """Ids that end a completion: the tokenizer's end, and all that the model's generation settings name."""
+    tokenizer, own = getattr(tokenizer, "tokenizer", tokenizer), model.generation_config.eos_token_id
+    own = own if isinstance(own, list) else [own]
+    return [token for token in dict.fromkeys([tokenizer.eos_token_id, *own]) if token is not None]
 
 
 def has_vllm() -> bool:
@@ -166,6 +199,18 @@ def unpack_gguf(file: Path, out: Path) -> None:
         config.eos_token_id, config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
+
+
+def merge_adapter(adapter: Path, out: Path, dtype: str) -> None:
+    """Write the policy in the folder `adapter` with its adapter merged into its weights, as a plain folder.
+
+    On the CPU, by transformers and PEFT alone; hicra.study.policy.own_process gives the memory back.
+    """
+    base = Path(json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"])
+    kind = AutoModelForImageTextToText if _sees(base) else AutoModelForCausalLM
+    model = kind.from_pretrained(base, dtype=getattr(torch, dtype), local_files_only=True)
+    processing = AutoProcessor if _sees(base) else AutoTokenizer
+    save_merged(PeftModel.from_pretrained(model, str(adapter)), processing.from_pretrained(adapter), out)
 
 
 def save_merged(model, tokenizer, out: Path) -> None:

@@ -7,10 +7,11 @@ from typing import NamedTuple
 from hicra.study.profiles import Profile
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-VLLM_SHARE = 0.5  # of a card, for vLLM beside the trainer: Unsloth's default
 RUNTIME = 0.9e9  # bytes of interpreter and libraries, before any model
-BUSY = 0.3  # share of a card's arithmetic that training of this size reaches; ours, not measured
-READ = 0.6  # share of its memory bandwidth that sampling reaches; ours, not measured
+# What a card can reach of its data sheet; ours, not measured on any.
+BUSY = 0.3  # share of its arithmetic, in training of this size
+READ = 0.6  # share of its memory bandwidth, in sampling
+SLOWER = 3  # times as long takes a step with a third of both, as a T4 may, which has no fast attention
 
 
 class Card(NamedTuple):
@@ -33,10 +34,11 @@ def memory_bytes(config, profile: Profile) -> float:
 
     Weights in the profile's dtype (half a byte in 4 bit); gradients and two moments in 32 bit for what is
     trained; keys and values of every generated token, or, with vLLM, which is faster with more, of
-    `rows_per_pass` rows. Unsloth gives VLLM_SHARE of the card to vLLM, weights included, so the larger side
+    `rows_per_pass` rows. vLLM has `gpu_memory_utilization` of the card, weights included, so the larger side
     decides. And for a training pass over `rows_per_pass` rows about 16 activations of hidden size a
     token and layer (where they are computed anew: one a layer, and 16 of one layer), and three copies of
-    the logits in 32 bit.
+    the logits in 32 bit. Runs of `sandbox` and `smollm2` on a CPU took 1.4 and 3.8 GB where this gives 2.4
+    and 4.2.
     """
     from hicra.study.policy import generation
 
@@ -52,12 +54,15 @@ def memory_bytes(config, profile: Profile) -> float:
     weights = n_weights * (0.5 if profile.load_in_4bit else size)
     fixed = RUNTIME + 12 * n_trained
     if profile.vllm:
-        return max((weights + cache) / VLLM_SHARE, (fixed + activations + logits) / (1 - VLLM_SHARE))
+        share = profile.gpu_memory_utilization
+        return max((weights + cache) / share, (fixed + activations + logits) / (1 - share))
     return fixed + weights + max(cache, activations + logits)
 
 
 def step_seconds(config, profile: Profile, card: Card, mean_length: float) -> float:
-    """An estimate of a step's seconds on a card; `mean_length` is a completion's, in tokens.
+    """The least seconds that a step may take on a card, up to SLOWER times as long; an estimate.
+
+    `mean_length` is a completion's, in tokens.
 
     Update: 6 operations a weight and token (scoring 2, forward 2, backward through frozen weights 2; 2 more
     where activations are computed anew), at BUSY of the card's arithmetic. Sampling: the weights are read

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, requires, version
 from typing import NamedTuple
 
 from hicra.study.policy.base_models import base_folder, load_base
+from hicra.study.policy.own_process import in_own_process
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -24,7 +26,7 @@ from hicra.study.problems.grading import grade
 from hicra.study.problems.prompts import clean_problems, fitting, training_tasks
 from hicra.study.profiles import Profile
 from hicra.study.sources import SANDBOX, set_title
-from hicra.study.training.estimates import CARDS, memory_bytes, step_seconds
+from hicra.study.training.estimates import CARDS, SLOWER, memory_bytes, step_seconds
 from hicra.study.training.settings import PACKAGES
 
 LOCK = PACKAGE.parent / "requirements" / "lock.txt"
@@ -36,7 +38,9 @@ LOCKS = (
     "overrides.in",
 )  # torch is in the pins alone, torchvision in the last
 OPTIONAL = ("vllm", "torchvision")  # compared where they are installed
-SAMPLED = 32  # rollouts
+SAMPLED = 32  # completions, fewer where they are long
+LONGEST = 1024  # tokens of one
+TOKENS = 8 * LONGEST  # of all together: seconds on a GPU
 PROMPTS = 1024  # looked at for their length
 GB = 1e9
 MISSING = "missing"
@@ -58,41 +62,48 @@ class Check(NamedTuple):
 
 
 def preflight(profile: Profile) -> list[Check]:
+    """`checks` in a process of its own: a notebook's kernel, alive beside training, holds no model."""
+    return in_own_process(checks, profile)
+
+
+def checks(profile: Profile) -> list[Check]:
     """Every check, in order; the ones that need the model come last.
 
     Raises HicraError with what was found and what to change, where the machine is not ready.
     """
-    checks = [check_versions(), check_device(profile)]
-    _refuse(profile, checks)  # before anything is fetched
-    checks += [check_problems(profile), check_gold(profile)]
-    _refuse(profile, checks)
-    checks += check_model(profile)
-    _refuse(profile, checks)
-    return checks
+    found = [check_versions(), check_device(profile)]
+    _refuse(profile, found)  # before anything is fetched
+    found += [check_problems(profile), check_gold(profile)]
+    _refuse(profile, found)
+    found += check_model(profile)
+    _refuse(profile, found)
+    return found
 
 
-def _refuse(profile: Profile, checks: list[Check]) -> None:
-    wrong = [f"{c.name}: {c.found}; {c.remedy}" for c in checks if c.verdict == "STOP"]
+def _refuse(profile: Profile, found: list[Check]) -> None:
+    wrong = [f"{c.name}: {c.found}; {c.remedy}" for c in found if c.verdict == "STOP"]
     if wrong:
         raise HicraError(f"not ready for {profile.name}. " + " ".join(wrong))
 
 
 def check_versions() -> Check:
     """Installed packages against the locks."""
-    files = [path for name in LOCKS if (path := LOCK.with_name(name)).exists()]
-    if not files:
-        return Check("versions", "no lock beside the package; not compared")
-    lines = [line for path in files for line in path.read_text().splitlines() if "==" in line]
-    pins = [Requirement(line) for line in lines if not line.startswith("#")]
     wanted = {
         pin.name: pin.specifier
-        for pin in pins
-        if pin.name in OPTIONAL or pin.marker is None or pin.marker.evaluate()
+        for pin in _pins()
+        if pin.name in OPTIONAL or pin.marker is None or pin.marker.evaluate({"extra": "study"})
     }
     found = {name: _version(name) for name in COMPARED if name in wanted}
     found = {name: v for name, v in found.items() if v != MISSING or name not in OPTIONAL}
     wrong = [f"{n} {v}, locked {wanted[n]}" for n, v in found.items() if not _fits(v, wanted[n])]
     return Check("versions", "; ".join(wrong) or "as locked", "install the lock: make study" if wrong else "")
+
+
+def _pins() -> list[Requirement]:
+    """Of the locks beside the package, or of an installed wheel, which carries the pins as an extra."""
+    files = [path for name in LOCKS if (path := LOCK.with_name(name)).exists()]
+    lines = [line for path in files for line in path.read_text().splitlines()] or requires("hicra") or []
+    return [Requirement(line) for line in lines if "==" in line and not line.startswith("#")]
 
 
 def _fits(found: str, wanted: SpecifierSet) -> bool:
@@ -121,6 +132,9 @@ def check_device(profile: Profile) -> Check:
         return Check("device", "no vLLM", "make cuda installs it; or set vllm to false")
     major, minor = torch.cuda.get_device_capability()
     found = f"{torch.cuda.get_device_name()}, compute capability {major}.{minor}"
+    if profile.dtype == "float32":
+        kept = "bfloat16 mixed precision, not in float32 as on a CPU" if major >= 8 else "float32"
+        found += f"; float32 weights are trained in {kept}"
     if profile.dtype == "bfloat16" and major < 8:
         return Check("device", found, "bfloat16 needs compute capability 8.0; set dtype to float16")
     return Check("device", found)
@@ -144,7 +158,7 @@ def check_gold(profile: Profile) -> Check:
 
 
 def check_model(profile: Profile) -> Iterator[Check]:
-    """Tokenizer, memory, and what 32 sampled rollouts look like."""
+    """Memory, time, tokenizer, and what a few sampled completions look like."""
     from hicra.study.policy import unsloth_models
 
     from transformers import AutoConfig
@@ -156,12 +170,10 @@ def check_model(profile: Profile) -> Iterator[Check]:
     if short:
         return
     yield check_time(config, profile)
-    model, tokenizer = load_base(profile, lora_rank=profile.lora_rank, seed=0)
+    model, tokenizer = load_base(profile, lora_rank=0, seed=0, trained=False)
     yield check_tokenizer(profile, tokenizer)
     yield check_template(profile, tokenizer)
     yield from check_rollouts(profile, model, tokenizer)
-    del model
-    unsloth_models.free_gpu()  # a notebook's kernel lives on beside the training process
 
 
 def check_time(config, profile: Profile) -> Check:
@@ -172,8 +184,9 @@ def check_time(config, profile: Profile) -> Check:
     card = next((card for name, card in CARDS.items() if name in device), None)
     if card is None:
         return Check("time", f"no estimate for {device}")
-    seconds = step_seconds(config, profile, card, profile.max_completion_length)
-    return Check("time", f"about {seconds:.0f} s a step where every completion reaches its limit (estimate)")
+    least = step_seconds(config, profile, card, profile.max_completion_length)
+    span = f"{least:.0f} to {SLOWER * least:.0f} s"
+    return Check("time", f"{span} a step where every completion reaches its limit (estimate)")
 
 
 def check_tokenizer(profile: Profile, tokenizer) -> Check:
@@ -206,36 +219,65 @@ def check_template(profile: Profile, tokenizer) -> Check:
 
 
 def check_rollouts(profile: Profile, model, tokenizer) -> Iterator[Check]:
-    """Sampled groups must differ in reward, and must hold planning tokens."""
-    from hicra.study.policy import generation
+    """Sampled groups must differ in reward, must end, and must hold planning tokens."""
+    from hicra.study.policy import generation, unsloth_models
 
-    from hicra.planning.tagger import PlanningTagger
-
-    groups = max(1, SAMPLED // profile.group_size)
-    tasks = [t for t in training_tasks(profile, groups, seed=0) for _ in range(profile.group_size)]
+    whole = profile.max_completion_length
+    limit = min(whole, LONGEST)
+    rows = min(SAMPLED, TOKENS // limit)
+    size = min(profile.group_size, rows)
+    tasks = [t for t in training_tasks(profile, rows // size, seed=0) for _ in range(size)]
     generate = generation.text_generator(
-        model,
-        tokenizer,
-        max_new_tokens=profile.max_completion_length,
-        temperature=profile.temperature,
-        seed=0,
+        model, tokenizer, max_new_tokens=limit, temperature=profile.temperature, seed=0, special=True
     )
-    texts = generate([task.prompt for task in tasks])
+    marks = tokenizer.convert_ids_to_tokens(unsloth_models.ends(model, tokenizer))
+    completions = generate([task.prompt for task in tasks])
+    parts = [split_end(completion, marks, tokenizer.pad_token) for completion in completions]
+    texts, found_ends = zip(*parts, strict=True)
+    cut = f"cut at {limit} of {whole} tokens" if limit < whole else ""
+    yield check_rewards(profile, tasks, texts, size, cut)
+    yield check_ends(texts, found_ends, marks)
+    yield check_planning(profile, texts, tokenizer)
+
+
+def check_rewards(profile: Profile, tasks: Sequence, texts: Sequence[str], size: int, cut: str) -> Check:
+    """Groups of `size` completions of a task; where all of one have the same reward, it teaches nothing."""
     answers = [task.answer for task in tasks]
     rewards = [g.reward for g in grade(texts, answers, prefilled_think=profile.prefilled_think)]
-    sizes = [set(rewards[i : i + profile.group_size]) for i in range(0, len(rewards), profile.group_size)]
-    flat = sum(len(values) == 1 for values in sizes) / len(sizes)
-    hopeless = (
-        "no group differs in reward: an easier problem set, or a longer warm start" if flat == 1 else ""
-    )
+    groups = [set(rewards[i : i + size]) for i in range(0, len(rewards), size)]
+    flat = sum(len(values) == 1 for values in groups) / len(groups)
+    hopeless = "no group differs in reward: an easier problem set, or a longer warm start"
     found = (
-        f"{flat:.0%} of {len(sizes)} groups have equal rewards; accuracy {sum(rewards) / len(rewards):.2f}"
+        f"{flat:.0%} of {len(groups)} groups have equal rewards; accuracy {sum(rewards) / len(rewards):.2f}"
     )
-    yield Check("rewards", found, hopeless, stops=False)
-    batch = tokenizer(texts, return_tensors="pt", padding=True, padding_side="right")
+    told = f"{found}; {cut}" if cut else found
+    return Check("rewards", told, hopeless if flat == 1 and not cut else "", stops=False)
+
+
+def split_end(text: str, marks: Sequence[str], pad: str) -> tuple[str, str]:
+    """A completion with its special tokens, as its text and the mark that ended it: "" where it was cut."""
+    last = "|".join(map(re.escape, {*marks, pad}))
+    tail = re.search(rf"({last})*\Z", text)
+    end = re.match(last, tail[0])
+    return text[: tail.start()], end[0] if end else ""
+
+
+def check_ends(texts: Sequence[str], ends: Sequence[str], marks: Sequence[str]) -> Check:
+    """How completions end, and how many go on behind an end that is written as text."""
+    shares = [f"{name or 'the limit'!r} {n / len(ends):.0%}" for name, n in Counter(ends).most_common()]
+    inside = sum(any(mark in text for mark in marks) for text in texts)
+    found = f"by {', '.join(shares)}; {inside} of {len(texts)} hold {' or '.join(map(repr, marks))} inside"
+    remedy = "they write it as text and go on: choose another prompt_template" if inside else ""
+    return Check("ends", found, remedy, stops=False)
+
+
+def check_planning(profile: Profile, texts: Sequence[str], tokenizer) -> Check:
+    """Without planning tokens HICRA is GRPO."""
+    from hicra.planning.tagger import PlanningTagger
+
+    batch = tokenizer(list(texts), return_tensors="pt", padding=True, padding_side="right")
     ids, mask = batch["input_ids"], batch["attention_mask"]  # (B, T)
     share = PlanningTagger(Lexicon.load(profile.lexicon), tokenizer)(ids, mask).sum() / mask.sum()
     none = "HICRA would change nothing: choose another lexicon" if share == 0 else ""
-    yield Check(
-        "planning tokens", f"{share:.1%} of {int(mask.sum())} tokens ({profile.lexicon})", none, stops=False
-    )
+    told = f"{share:.1%} of {int(mask.sum())} tokens ({profile.lexicon})"
+    return Check("planning tokens", told, none, stops=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,7 +18,7 @@ class Graded(NamedTuple):
 
     prompts: list[str]
     texts: list[str]
-    ended: list[bool]  # by the end token, not at the length limit
+    ended: list[bool]  # by an end token, not at the length limit
     reasons: list[str]  # why the reward is what it is
     errors: list[str | None] | None  # the kind of each failure; None where failures have no exact labels
     rewards: Tensor  # (B,)
@@ -34,9 +34,14 @@ class VerifiedAnswer:
     __name__ = "verified_answer"  # TRL names rewards by this
 
     def __init__(
-        self, *, group_size: int, end: int, prefilled_think: bool, explain: Callable[[str, str], str] | None
+        self,
+        *,
+        group_size: int,
+        ends: Collection[int],
+        prefilled_think: bool,
+        explain: Callable[[str, str], str] | None,
     ) -> None:
-        self.group_size, self.end = group_size, end
+        self.group_size, self.ends = group_size, ends
         self.prefilled_think, self.explain = prefilled_think, explain
         self.graded: Graded | None = None
 
@@ -45,7 +50,7 @@ class VerifiedAnswer:
         completions = [plain_text(completion, "assistant") for completion in completions]  # not tools
         _check_groups(prompts, self.group_size)
         grades = grade(completions, answer, prefilled_think=self.prefilled_think)
-        ended = [ids[-1] == self.end for ids in completion_ids]
+        ended = [ids[-1] in self.ends for ids in completion_ids]
         reasons = [
             "truncated" if g.reason == "no_box" and not e else g.reason
             for g, e in zip(grades, ended, strict=True)

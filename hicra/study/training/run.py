@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -62,10 +62,19 @@ def method_settings(profile: Profile, arm: str) -> dict:
     }
 
 
-def grpo_config(profile: Profile, arm: str, seed: int, out: Path, *, never: tuple[int, ...] = ()):
+def grpo_config(
+    profile: Profile,
+    arm: str,
+    seed: int,
+    out: Path,
+    *,
+    never: Sequence[int] = (),
+    ends: Sequence[int] = (),
+):
     """TRL's configuration of a run: the method's settings, the profile's sizes and optimizer.
 
-    `never`: ids that are not sampled, such as a picture's, which a completion cannot hold.
+    `never`: ids that are not sampled, such as a picture's, which a completion cannot hold. `ends`: ids that
+    end a completion, which vLLM must be told.
     """
     from hicra.study.policy import unsloth_models
 
@@ -80,7 +89,7 @@ def grpo_config(profile: Profile, arm: str, seed: int, out: Path, *, never: tupl
         num_generations=profile.group_size,
         max_completion_length=profile.max_completion_length,
         **method_settings(profile, arm),
-        generation_kwargs=_without(never, profile.vllm),
+        generation_kwargs=_sampling(never, ends, profile.vllm),
         max_steps=profile.steps,
         optim="adamw_torch_fused",  # named, because Unsloth's default on a GPU is another
         learning_rate=profile.learning_rate,
@@ -109,11 +118,13 @@ def grpo_config(profile: Profile, arm: str, seed: int, out: Path, *, never: tupl
     )
 
 
-def _without(never: tuple[int, ...], vllm: bool) -> dict:
-    """Sampling options that leave out some ids, as vLLM or as transformers takes them."""
-    if not never:
-        return {}
-    return {"logit_bias": dict.fromkeys(never, -100.0)} if vllm else {"suppress_tokens": list(never)}
+def _sampling(never: Sequence[int], ends: Sequence[int], vllm: bool) -> dict:
+    """Sampling options as vLLM takes them, or transformers, to which TRL hands a model's ends itself."""
+    if vllm:
+        wanted = {"logit_bias": dict.fromkeys(never, -100.0), "stop_token_ids": list(ends)}
+    else:
+        wanted = {"suppress_tokens": list(never)}
+    return {name: value for name, value in wanted.items() if value}
 
 
 def train(plan: RunPlan, folder: Path | str) -> RunFolder:
@@ -143,9 +154,18 @@ def train(plan: RunPlan, folder: Path | str) -> RunFolder:
         trainer = _make_trainer(plan, run)
         checkpoint = checkpoints.last_checkpoint(run.path / "checkpoints", run.add_notice)
         run.rewind(checkpoints.step_of(checkpoint) if checkpoint else 0)
+        if notice := mixed_precision(plan.profile, trainer.args):
+            run.add_notice(notice)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         _finish(trainer, run, time.monotonic() - started)
     return run
+
+
+def mixed_precision(profile: Profile, args) -> str:
+    """What a record says of float32 weights that Unsloth trains in mixed precision: "" where it does not."""
+    if profile.dtype != "float32" or not (args.bf16 or args.fp16):
+        return ""
+    return f"float32 weights, trained in {'bfloat16' if args.bf16 else 'float16'} mixed precision"
 
 
 def _own_share(profile: Profile, folder: Path | str) -> RunFolder:
@@ -186,6 +206,7 @@ def _make_trainer(plan: RunPlan, run: RunFolder):
 
     profile, seed = plan.profile, plan.seed
     model, tokenizer = load_base(profile, lora_rank=profile.lora_rank, seed=seed, vllm=profile.vllm)
+    ends = unsloth_models.ends(model, tokenizer)
     recorder = Recorder(run)
     score = _evaluation(profile, seed, model, tokenizer)
     StudyTrainer = type("StudyTrainer", (StudyMixin, GRPOTrainer), {})
@@ -193,7 +214,12 @@ def _make_trainer(plan: RunPlan, run: RunFolder):
         model=model,
         processing_class=tokenizer,
         args=grpo_config(
-            profile, plan.arm, seed, run.path / "checkpoints", never=unsloth_models.picture_tokens(model)
+            profile,
+            plan.arm,
+            seed,
+            run.path / "checkpoints",
+            never=unsloth_models.picture_tokens(model),
+            ends=ends,
         ),
         train_dataset=Dataset.from_list(_short_rows(plan, tokenizer, run)),
         callbacks=[RecordCallback(recorder, score, profile.eval_every), SealCallback()],
@@ -205,7 +231,7 @@ def _make_trainer(plan: RunPlan, run: RunFolder):
         ),
         reward=VerifiedAnswer(
             group_size=profile.group_size,
-            end=tokenizer.eos_token_id,
+            ends=ends,
             prefilled_think=profile.prefilled_think,
             explain=_explain if explainer(profile) else None,
         ),

@@ -19,6 +19,7 @@ NOT_DECISIVE = (
     "checkpoint_every",
     "rollouts_kept",
     "gradient_checkpointing",
+    "gpu_memory_utilization",
     "benchmarks",
     "benchmark_temperature",
     "allow_contamination",
