@@ -142,6 +142,7 @@ def train(plan: RunPlan, folder: Path | str) -> RunFolder:
         started = time.monotonic()
         trainer = _make_trainer(plan, run)
         checkpoint = checkpoints.last_checkpoint(run.path / "checkpoints")
+        run.begin(trainer.sampler, resumed=checkpoint is not None)
         run.rewind(checkpoints.step_of(checkpoint) if checkpoint else 0)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         _finish(trainer, run, time.monotonic() - started)
@@ -178,8 +179,8 @@ def _make_trainer(plan: RunPlan, run: RunFolder):
     from datasets import Dataset
     from trl import GRPOTrainer
 
-    from hicra.dynamics.token_statistics import token_statistics
     from hicra.planning.tagger import PlanningTagger
+    from hicra.study.training.cpu_step import CpuStepMixin, step_statistics
     from hicra.study.training.recorder import Recorder
     from hicra.study.training.reward import VerifiedAnswer
     from hicra.study.training.study_trainer import RecordCallback, SealCallback, StudyMixin
@@ -188,7 +189,7 @@ def _make_trainer(plan: RunPlan, run: RunFolder):
     model, tokenizer = load_base(profile, lora_rank=profile.lora_rank, seed=seed, vllm=profile.vllm)
     recorder = Recorder(run)
     score = _evaluation(profile, seed, model, tokenizer)
-    StudyTrainer = type("StudyTrainer", (StudyMixin, GRPOTrainer), {})
+    StudyTrainer = type("StudyTrainer", (StudyMixin, CpuStepMixin, GRPOTrainer), {})
     return StudyTrainer(
         model=model,
         processing_class=tokenizer,
@@ -201,7 +202,7 @@ def _make_trainer(plan: RunPlan, run: RunFolder):
         planning_tagger=_credit_tagger(plan, tokenizer),
         observed_tagger=PlanningTagger(plan.observed, tokenizer),
         statistics=partial(
-            token_statistics, temperature=profile.temperature, rows=profile.rows_per_pass or 64
+            step_statistics, temperature=profile.temperature, rows=profile.rows_per_pass or 64
         ),
         reward=VerifiedAnswer(
             group_size=profile.group_size,
