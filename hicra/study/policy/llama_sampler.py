@@ -27,7 +27,7 @@ BLOCK = 64  # tokens: a draw chooses a block of the vocabulary, then a token in 
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 # Of GenerationConfig, what is followed or changes no sample, and the values that say "not used".
 FOLLOWED = ("max_new_tokens", "do_sample", "temperature", "eos_token_id", "pad_token_id", "bos_token_id")
-HARMLESS = ("transformers_version", "disable_compile", "use_cache")
+HARMLESS = ("transformers_version", "disable_compile", "use_cache", "_from_model_config")
 UNUSED = {"top_k": (None, 0), "top_p": (None, 1.0), "repetition_penalty": (None, 1.0)}
 
 
@@ -73,7 +73,7 @@ def refusal(model, *settings: GenerationConfig) -> str:
 
 def _unknown(settings: GenerationConfig) -> dict:
     own = {k: v for k, v in settings.to_diff_dict().items() if k not in FOLLOWED + HARMLESS}
-    return {k: v for k, v in own.items() if v not in UNUSED.get(k, (None,))}
+    return {k: v for k, v in own.items() if v not in UNUSED.get(k, (None, False))}
 
 
 def _linear_maps(core: LlamaForCausalLM) -> list[nn.Module]:
