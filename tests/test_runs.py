@@ -40,8 +40,13 @@ def test_a_run_goes_on_with_the_sampler_it_was_begun_with(run):
     with pytest.raises(RunError, match="begun with the sampler 'transformers', here .* 'own'"):
         run.begin("own", resumed=True)
     run.begin("own", resumed=False)  # no checkpoint: nothing of before is kept
-    run.begin("own", resumed=True)
+    run.begin("own", resumed=True, float32_products="medium")
     assert run.sampler == RunFolder(run.path).sampler == "own"
+    assert run.manifest()["float32_products"] == "medium"
+    assert run.notices() == []
+    run.begin("own", resumed=True, float32_products="highest")  # rounding alone: another processor
+    assert run.manifest()["float32_products"] == "medium"
+    assert run.notices() == ["begun with float32_products 'medium', gone on with 'highest' from a checkpoint"]
 
 
 def test_runs_of_two_samplers_are_not_compared(tmp_path):

@@ -117,14 +117,23 @@ class RunFolder:
                 "restore it, or delete the folder to run anew"
             )
 
-    def begin(self, sampler: str, *, resumed: bool) -> None:
-        """Note what draws the run's completions. RunError for a run that goes on and was begun with another."""
+    def begin(self, sampler: str, *, resumed: bool, **how) -> None:
+        """Note what draws the run's completions, and how else it is computed.
+
+        RunError for a run that goes on with another sampler than it was begun with; other differences are
+        rounding, and become a notice.
+        """
         if resumed and sampler != self.sampler:
             raise RunError(
                 f"{self.path} was begun with the sampler {self.sampler!r}, here it would go on with {sampler!r}: "
                 "go on where it was begun, or delete the folder to run anew"
             )
-        self._write_manifest({**self.manifest(), "sampler": sampler})
+        manifest = self.manifest()
+        there = {name: manifest.get(name, value) for name, value in how.items()} if resumed else how
+        self._write_manifest({**manifest, **there, "sampler": sampler})
+        for name, value in how.items():
+            if value != there[name]:
+                self.add_notice(f"begun with {name} {there[name]!r}, gone on with {value!r} from a checkpoint")
 
     def _write_manifest(self, manifest: dict) -> None:
         write_atomic(self.manifest_path, json.dumps(manifest, indent=1, sort_keys=True) + "\n")

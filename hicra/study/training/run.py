@@ -142,7 +142,12 @@ def train(plan: RunPlan, folder: Path | str) -> RunFolder:
         started = time.monotonic()
         trainer = _make_trainer(plan, run)
         checkpoint = checkpoints.last_checkpoint(run.path / "checkpoints")
-        run.begin(trainer.sampler, resumed=checkpoint is not None)
+        run.begin(
+            trainer.sampler,
+            resumed=checkpoint is not None,
+            training_pass=trainer.training_pass,
+            float32_products=trainer.float32_products,
+        )
         run.rewind(checkpoints.step_of(checkpoint) if checkpoint else 0)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         _finish(trainer, run, time.monotonic() - started)
