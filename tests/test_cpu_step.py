@@ -4,12 +4,12 @@ import inspect
 from unittest import mock
 
 from hicra.study.policy import llama_sampler
+from hicra.study.policy.float32_products import linear_precision, products
 
 import pytest
 import torch
 from trl import GRPOTrainer
 
-from hicra.study.policy.float32_products import linear_precision, products
 from hicra.study.profiles import get_profile
 from hicra.study.record.run_folder import RunFolder
 from hicra.study.training import cpu_step, run
@@ -17,7 +17,13 @@ from hicra.study.training.cpu_step import CpuStepMixin
 from hicra.study.training.plan import plan_run
 
 pytestmark = pytest.mark.filterwarnings("default")
-SMALL = {"steps": 2, "prompts_per_step": 4, "group_size": 4, "max_completion_length": 48, "learning_rate": 1e-3}
+SMALL = {
+    "steps": 2,
+    "prompts_per_step": 4,
+    "group_size": 4,
+    "max_completion_length": 48,
+    "learning_rate": 1e-3,
+}
 
 
 def _trainer(folder, arm="hicra", **overrides):

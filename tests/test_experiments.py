@@ -103,7 +103,7 @@ def test_missing_runs_are_not_made_by_another_sampler_than_the_records(tmp_path,
     _run(tmp_path)  # written as if by transformers' generate, as records without a sampler were
     (tmp_path / "records" / "hicra-seed1" / "manifest.json").unlink()
     shutil.rmtree(tmp_path / "runs")
-    with pytest.raises(RunError, match="3 records, .* sampled by 'transformers'; the 1 missing .* 'own' here"):
+    with pytest.raises(RunError, match="3 records, .* by 'transformers'; the 1 missing .* 'own' here"):
         _run(tmp_path)
     assert len(trained) == 4
 

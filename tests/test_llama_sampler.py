@@ -1,6 +1,7 @@
 """The study's own sampler: its values are the model's, its draws follow them, and it knows what it does not do."""
 
 from hicra.study.policy import generation, llama_sampler, unsloth_models
+from hicra.study.policy.llama_sampler import draw, refusal, sample
 
 import pytest
 import torch
@@ -10,7 +11,6 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, Mistra
 
 from hicra.dynamics.token_statistics import token_statistics
 from hicra.files import data_root
-from hicra.study.policy.llama_sampler import draw, refusal, sample
 from hicra.study.problems.prompts import held_out_tasks
 from hicra.study.profiles import get_profile
 
@@ -77,7 +77,9 @@ def test_values_are_those_of_a_pass(policy, prompts, temperature, error):
         torch.testing.assert_close(values[found.mask], expected[found.mask], rtol=0, atol=error)
 
 
-@pytest.mark.parametrize("make", [_tiny, _adapted, lambda: _adapted(use_rslora=True), lambda: _adapted(["q_proj"])])
+@pytest.mark.parametrize(
+    "make", [_tiny, _adapted, lambda: _adapted(use_rslora=True), lambda: _adapted(["q_proj"])]
+)
 def test_grouped_heads_and_adapters(make):
     model, prompts = make(), [[5, 6, 7], [8, 9], [8, 9], [10]]
     found = _sample(model, prompts, n=40)

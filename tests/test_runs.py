@@ -46,14 +46,14 @@ def test_a_run_goes_on_with_the_sampler_it_was_begun_with(run):
     assert run.notices() == []
     run.begin("own", resumed=True, float32_products="highest")  # rounding alone: another processor
     assert run.manifest()["float32_products"] == "medium"
-    assert run.notices() == ["begun with float32_products 'medium', gone on with 'highest' from a checkpoint"]
+    assert run.notices() == ["begun with float32_products 'medium', gone on with 'highest'"]
 
 
 def test_runs_of_two_samplers_are_not_compared(tmp_path):
     runs = [write_record(tmp_path, arm, 0) for arm in ("grpo", "hicra")]
     assert len(load_study(runs).evals) == 4
     runs[1].begin("own", resumed=False)
-    with pytest.raises(RunError, match="different samplers .* 'own' .*hicra-seed0.*'transformers' .*grpo-seed0"):
+    with pytest.raises(RunError, match="different samplers .* 'own' .*hicra-.*'transformers' .*grpo-"):
         load_study(runs)
 
 

@@ -100,9 +100,14 @@ def test_the_sampler_s_values_are_those_of_a_pass(runs):
         pad=tokenizer.pad_token_id,
     )
     batch = tokenizer.pad({"input_ids": prompts}, return_tensors="pt", padding_side="left")
-    rows = {f"prompt_{k}": batch[n].repeat_interleave(2, 0) for k, n in (("ids", "input_ids"), ("mask", "attention_mask"))}
-    rows |= {"completion_ids": found.ids, "completion_mask": found.mask.long()}
-    for values, wanted in zip((found.logps, found.entropies), token_statistics(model, rows, temperature=1.0), strict=True):
+    rows = {
+        "prompt_ids": batch["input_ids"].repeat_interleave(2, 0),
+        "prompt_mask": batch["attention_mask"].repeat_interleave(2, 0),
+        "completion_ids": found.ids,
+        "completion_mask": found.mask.long(),
+    }
+    both = token_statistics(model, rows, temperature=1.0)
+    for values, wanted in zip((found.logps, found.entropies), both, strict=True):
         torch.testing.assert_close(values[found.mask], wanted[found.mask], rtol=0, atol=5e-5)
 
 

@@ -26,6 +26,7 @@ from hicra import Lexicon, PlanningTagger
 from hicra.files import data_root
 from hicra.study.problems.grading import grade
 from hicra.study.profiles import get_profile
+from hicra.study.training.cpu_step import CpuStepMixin
 from hicra.study.training.plan import plan_run
 from hicra.study.training.run import grpo_config
 from hicra.trainer import HicraMixin
@@ -44,8 +45,12 @@ class _Stopwatch(TrainerCallback):
         self.seconds.append(time.perf_counter() - self.started)
 
 
-class HicraTrainer(HicraMixin, GRPOTrainer):
-    """GRPO with HICRA's credit and nothing else of the study."""
+class PlainTrainer(CpuStepMixin, GRPOTrainer):
+    """GRPO with the study's own sampler and pass on a CPU."""
+
+
+class HicraTrainer(HicraMixin, PlainTrainer):
+    """The same with HICRA's credit and nothing else of the study."""
 
 
 def verified(completions, answer, **_) -> list[float]:
@@ -81,10 +86,10 @@ def main() -> None:
     lexicon = Lexicon.load(profile.lexicon)
     pairs = []
     for seed in range(options.rounds + 1):
-        order = [GRPOTrainer, HicraTrainer][:: 1 if seed % 2 else -1]
+        order = [PlainTrainer, HicraTrainer][:: 1 if seed % 2 else -1]
         times = {c: round_of(c, lexicon, profile, seed) for c in order}
         if seed:  # round 0 warms up
-            pairs += list(zip(times[GRPOTrainer], times[HicraTrainer], strict=True))
+            pairs += list(zip(times[PlainTrainer], times[HicraTrainer], strict=True))
     grpo, hicra = np.array(pairs).T  # (rounds * steps,)
     ratios = hicra / grpo
     draws = np.random.default_rng(0).choice(ratios, (2000, ratios.size))

@@ -125,7 +125,9 @@ def measure(options: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
 
 def table(seconds: dict[str, list[dict[str, float]]]) -> Iterator[str]:
     """Markdown: median seconds by part and way, and the ratios of the whole step to TRL's."""
-    parts = sorted({p for steps in seconds.values() for s in steps for p in s}, key=lambda p: -median(seconds, p))
+    parts = sorted(
+        {p for steps in seconds.values() for s in steps for p in s}, key=lambda p: -median(seconds, p)
+    )
     yield f"| part, median s of {len(next(iter(seconds.values())))} steps | {' | '.join(seconds)} |"
     yield "|---" * (len(seconds) + 1) + "|"
     for part in parts:

@@ -9,12 +9,11 @@ from functools import partial
 from pathlib import Path
 
 import hicra.study.policy.unsloth_models  # noqa: F401  (Unsloth comes before transformers)
+from hicra.study.policy import llama_sampler
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig
-
-from hicra.study.policy import llama_sampler
 
 CACHE_BYTES = 4 << 30  # keys and values of what is sampled at once, without vLLM
 
@@ -44,10 +43,10 @@ def policy_generator(model, tokenizer, **options) -> Callable[[list[str]], list[
 def text_generator(
     model, tokenizer, *, max_new_tokens: int, temperature: float, seed: int
 ) -> Callable[[list[str]], list[str]]:
-    """A function prompts -> completions that samples from `model`: a Llama on a CPU by the study's own sampler,
-    what `llama_sampler.refusal` refuses by transformers' generate.
+    """A function prompts -> completions that samples from `model`.
 
-    The same prompts give the same completions whatever was drawn elsewhere before.
+    On a CPU a Llama is sampled by `llama_sampler`; what that refuses, by transformers' generate. The same
+    prompts give the same completions whatever was drawn elsewhere before.
     """
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,

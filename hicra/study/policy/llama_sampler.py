@@ -13,14 +13,13 @@ from itertools import groupby
 from typing import NamedTuple
 
 import hicra.study.policy.unsloth_models  # noqa: F401  (Unsloth comes before transformers)
+from hicra.study.policy.float32_products import linear_precision, products
 
 import torch
 from peft.tuners import lora
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import GenerationConfig, LlamaForCausalLM
-
-from hicra.study.policy.float32_products import linear_precision, products
 
 KEPT = 0.8  # share of rows under way at which the finished ones leave the cache; 0.6 to 0.9 cost the same
 BLOCK = 64  # tokens: a draw chooses a block of the vocabulary, then a token in it
@@ -53,8 +52,9 @@ def refusal(model, *settings: GenerationConfig) -> str:
     core = model.get_base_model() if hasattr(model, "get_base_model") else model  # inside an adapter
     if type(core) is not LlamaForCausalLM:
         return f"{type(core).__name__} is not LlamaForCausalLM"
-    if kinds := sorted({f"{p.dtype} on {p.device.type}" for p in core.parameters()} - {"torch.float32 on cpu"}):
-        return f"weights are {', '.join(kinds)}, not torch.float32 on cpu"
+    kinds = {f"{p.dtype} on {p.device.type}" for p in core.parameters()}
+    if kinds != {"torch.float32 on cpu"}:
+        return f"weights are {', '.join(sorted(kinds))}, not torch.float32 on cpu alone"
     config, adapters = core.config, getattr(model, "peft_config", {})
     found = {
         "rope": config.rope_parameters["rope_type"] == "default",
@@ -188,7 +188,8 @@ class _Network:
         self.epsilon, self.frequencies = config.rms_norm_eps, body.rotary_emb.inv_freq  # (D / 2,)
         self.width = 2 * len(self.frequencies)  # of a head, D
         self.layers = [_layer(layer) for layer in body.layers]
-        self.embedding, self.head = body.embed_tokens.weight, core.lm_head.weight * body.norm.weight  # (V, hidden)
+        self.embedding = body.embed_tokens.weight  # (V, hidden)
+        self.head = core.lm_head.weight * body.norm.weight  # (V, hidden)
 
     def read(self, groups: Sequence[tuple[Sequence[int], int]], pad: int, n_new: int) -> Tensor:
         """Logits (B, V) after each prompt, repeated as often as its group says, with room for `n_new`."""
@@ -198,14 +199,13 @@ class _Network:
         self._turn(longest + n_new)
         ids = torch.tensor([[pad] * (longest - len(p)) + list(p) for p, _ in groups])  # (n, P)
         padding = torch.arange(longest) < torch.tensor([[longest - len(p)] for p, _ in groups])  # (n, P)
-        n, size = len(groups), (self.n_keys, longest, self.width)
-        once = torch.empty(len(self.layers), 2, n, *size)
+        once = self._cache(len(groups), longest)
         logits = self._forward(ids, once, 0, _prompt_attention(padding))  # (n, V)
-        self.cache = torch.empty(len(self.layers), 2, int(repeats.sum()), self.n_keys, longest + n_new, self.width)
+        self.cache = self._cache(int(repeats.sum()), longest + n_new)
         self.cache[..., :longest, :] = once.repeat_interleave(repeats, 2)
         self.bias = None
         if padding.any():
-            bias = functional.pad(torch.zeros(n, longest).masked_fill(padding, -torch.inf), (0, n_new))
+            bias = functional.pad(torch.zeros(padding.shape).masked_fill(padding, -torch.inf), (0, n_new))
             self.bias = bias.repeat_interleave(repeats, 0)[:, None, None]  # (B, 1, 1, L)
         return logits.repeat_interleave(repeats, 0)
 
@@ -221,6 +221,10 @@ class _Network:
         self.cache = self.cache[:, :, :n]
         self.bias = None if self.bias is None else self.bias[chosen]
 
+    def _cache(self, rows: int, columns: int) -> Tensor:
+        """Room for keys and values, (layers, 2, rows, Hk, columns, D)."""
+        return torch.empty(len(self.layers), 2, rows, self.n_keys, columns, self.width)
+
     def _turn(self, n: int) -> None:
         """The rotations of `n` columns, (n, 1, D) each; the sine's first half is negative."""
         angles = torch.outer(torch.arange(n).float(), self.frequencies)[:, None]  # (n, 1, D / 2)
@@ -230,11 +234,12 @@ class _Network:
     def _forward(self, tokens: Tensor, cache: Tensor, first: int, attend: Callable[..., Tensor]) -> Tensor:
         """Logits (b, V) after `tokens` (b, t), whose keys and values fill columns `first`.. of `cache`."""
         (b, t), last, n = tokens.shape, first + tokens.shape[1], self.n_queries + self.n_keys
+        cosine, sine = self.cosine[first:last], self.sine[first:last]  # (t, 1, D) each
         x = functional.embedding(tokens, self.embedding)  # (b, t, hidden)
         for layer, (keys, values) in zip(self.layers, cache, strict=True):  # (b, Hk, L, D) each
             heads = functional.linear(self._norm(x), layer.qkv).view(b, t, -1, self.width)
-            turned = heads[:, :, :n]  # (b, t, Hq + Hk, D)
-            turned = turned * self.cosine[first:last] + turned.roll(self.width // 2, -1) * self.sine[first:last]
+            straight = heads[:, :, :n]  # (b, t, Hq + Hk, D)
+            turned = straight * cosine + straight.roll(self.width // 2, -1) * sine
             keys[:, :, first:last] = turned[:, :, self.n_queries :].transpose(1, 2)
             values[:, :, first:last] = heads[:, :, n:].transpose(1, 2)
             with products("highest"):
@@ -277,7 +282,10 @@ def _prompt_attention(padding: Tensor) -> Callable[..., Tensor]:
     if padding.any():
         n = padding.shape[1]
         causal = torch.ones(n, n, dtype=torch.bool).tril() & ~padding[:, None]  # (n, P, P)
-        mask = (causal | torch.eye(n, dtype=torch.bool))[:, None]  # padding sees itself, else it has no number
+        itself = torch.eye(
+            n, dtype=torch.bool
+        )  # (P, P); without it padding would see nothing, and be no number
+        mask = (causal | itself)[:, None]  # (n, 1, P, P)
 
     def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         grouped = queries.shape[2] != keys.shape[1]

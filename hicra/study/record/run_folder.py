@@ -125,15 +125,15 @@ class RunFolder:
         """
         if resumed and sampler != self.sampler:
             raise RunError(
-                f"{self.path} was begun with the sampler {self.sampler!r}, here it would go on with {sampler!r}: "
-                "go on where it was begun, or delete the folder to run anew"
+                f"{self.path} was begun with the sampler {self.sampler!r}, here it would go on with "
+                f"{sampler!r}: go on where it was begun, or delete the folder to run anew"
             )
         manifest = self.manifest()
         there = {name: manifest.get(name, value) for name, value in how.items()} if resumed else how
         self._write_manifest({**manifest, **there, "sampler": sampler})
         for name, value in how.items():
             if value != there[name]:
-                self.add_notice(f"begun with {name} {there[name]!r}, gone on with {value!r} from a checkpoint")
+                self.add_notice(f"begun with {name} {there[name]!r}, gone on with {value!r}")
 
     def _write_manifest(self, manifest: dict) -> None:
         write_atomic(self.manifest_path, json.dumps(manifest, indent=1, sort_keys=True) + "\n")

@@ -10,18 +10,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from hicra.study.policy.float32_products import products
+
 import torch
 from torch import Tensor
 from transformers import AttentionInterface
-
-from hicra.study.policy.float32_products import products
 
 ROWS = 8  # in a chunk; 4 to 32 cost the same
 NAME = "hicra_causal"  # of the attention, in transformers' registry
 
 
 def per_token(
-    model, input_ids: Tensor, attention_mask: Tensor, width: int, skipped: Tensor, values: tuple[Tensor, Tensor]
+    model,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    width: int,
+    skipped: Tensor,
+    values: tuple[Tensor, Tensor],
 ) -> list[Tensor]:
     """Log-probability and entropy of the last `width` columns, T, of `input_ids` (B, P + T), both (B, T).
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import Any
 
+from hicra.study.policy.float32_products import linear_precision, products
+from hicra.study.policy.llama_sampler import Completions, refusal, sample
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from hicra.dynamics.token_statistics import token_statistics
-from hicra.study.policy.float32_products import linear_precision, products
-from hicra.study.policy.llama_sampler import Completions, refusal, sample
 from hicra.study.training.cpu_pass import causal_attention, per_token
 from hicra.trainer_checks import packs_left
 
@@ -161,7 +162,9 @@ def _core(model):
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def step_statistics(model, batch: dict[str, Tensor], *, temperature: float, rows: int) -> tuple[Tensor, Tensor]:
+def step_statistics(
+    model, batch: dict[str, Tensor], *, temperature: float, rows: int
+) -> tuple[Tensor, Tensor]:
     """Log-probability and entropy of every completion token, both (B, T): the sampler's, or by a pass."""
     if SAMPLED[1] in batch:
         return batch[SAMPLED[0]], batch[SAMPLED[1]]
