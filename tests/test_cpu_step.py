@@ -1,14 +1,18 @@
 """The study's own sampler and pass inside TRL's trainer: TRL's loss, gradients and metrics, and its doors."""
 
 import inspect
+from contextlib import nullcontext
 from unittest import mock
 
-from hicra.study.policy import llama_sampler
+from hicra.study.policy import float32_products, llama_sampler
+from hicra.study.policy.causal_attention import causal_attention
 from hicra.study.policy.float32_products import linear_precision, products
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 from trl import GRPOTrainer
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from hicra.study.profiles import get_profile
 from hicra.study.record.run_folder import RunFolder
@@ -195,3 +199,37 @@ def test_trls_doors_are_where_they_were(name):
     parameters, caller, call = DOORS[name]
     assert list(inspect.signature(getattr(GRPOTrainer, name)).parameters) == parameters.split()
     assert call in inspect.getsource(caller)
+
+
+def test_attention_by_products_is_the_models_on_rows_padded_on_the_right():
+    torch.manual_seed(0)
+    size = {"vocab_size": 30, "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2}
+    model = LlamaForCausalLM(LlamaConfig(**size, num_attention_heads=6, num_key_value_heads=2))
+    # Of the collator that makes the warm start's batches.
+    rows = [
+        {"input_ids": [3, 4, 5, 6, 7], "labels": [3, 4, 5, 6, 7]},
+        {"input_ids": [8, 9], "labels": [8, 9]},
+    ]
+    batch = DataCollatorForLanguageModeling(pad_token_id=0)(rows)
+    assert batch["attention_mask"].tolist() == [[1] * 5, [1, 1, 0, 0, 0]]
+    found = []
+    for how in (nullcontext(), causal_attention(model)):
+        model.zero_grad()
+        with how:
+            loss = model(**batch).loss
+        loss.backward()
+        found.append([loss, *(p.grad for p in model.parameters())])
+    assert model.config._attn_implementation == "sdpa"
+    for own, wanted in zip(*found[::-1], strict=True):
+        torch.testing.assert_close(own, wanted, rtol=1e-4, atol=1e-7)
+
+
+def test_products_are_fast_only_where_they_are_32_bit():
+    assert linear_precision() in ("medium", "highest")
+    left, right = torch.randn(2, 512, 512, generator=torch.Generator().manual_seed(1))
+    wanted = left.double() @ right.double()
+    with products(linear_precision()):
+        assert (left @ right - wanted).norm() <= 1e-6 * wanted.norm()
+    assert torch.get_float32_matmul_precision() == "highest"
+    with mock.patch.object(float32_products, "EXACT", 1e-12):  # as where they are bfloat16
+        assert linear_precision.__wrapped__() == "highest"

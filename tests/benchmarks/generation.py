@@ -28,7 +28,7 @@ def tokens_per_second(generate: Callable, prompts: list[str], count: Callable[[s
 
 def by_transformers(generate: Callable) -> Callable[[list[str]], list[str]]:
     def refused(prompts: list[str]) -> list[str]:
-        with mock.patch.object(llama_sampler, "refusal", lambda *given: "a benchmark"):
+        with mock.patch.object(llama_sampler, "refusal", return_value="a benchmark"):
             return generate(prompts)
 
     return refused

@@ -282,9 +282,7 @@ def _prompt_attention(padding: Tensor) -> Callable[..., Tensor]:
     if padding.any():
         n = padding.shape[1]
         causal = torch.ones(n, n, dtype=torch.bool).tril() & ~padding[:, None]  # (n, P, P)
-        itself = torch.eye(
-            n, dtype=torch.bool
-        )  # (P, P); without it padding would see nothing, and be no number
+        itself = torch.eye(n, dtype=torch.bool)  # (P, P); padding that sees nothing would be no number
         mask = (causal | itself)[:, None]  # (n, 1, P, P)
 
     def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import Any
 
+from hicra.study.policy.causal_attention import causal_attention
 from hicra.study.policy.float32_products import linear_precision, products
 from hicra.study.policy.llama_sampler import Completions, refusal, sample
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from hicra.dynamics.token_statistics import token_statistics
-from hicra.study.training.cpu_pass import causal_attention, per_token
+from hicra.study.training.cpu_pass import per_token
 from hicra.trainer_checks import packs_left
 
 SAMPLED = ("sampling_per_token_logps", "sampling_per_token_entropies")  # of a batch, (B, T) each
