@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 # them out, `make test` does not.
 SLOW = {
     "test_committed_gallery",
+    "test_cpu_step",
     "test_distributed",
     "test_endings",
     "test_engine",

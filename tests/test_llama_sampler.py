@@ -90,7 +90,7 @@ def test_grouped_heads_and_adapters(make):
 
 def test_the_most_probable_tokens_are_those_of_generate(policy, prompts):
     greedy = GenerationConfig(max_new_tokens=40, do_sample=False, eos_token_id=END, pad_token_id=PAD)
-    wanted = generation._by_generate(*policy, greedy, prompts)
+    wanted = generation._by_generate(policy[0], greedy, prompts)
     found = _sample(policy[0], prompts, n=40, temperature=0)
     assert torch.equal(found.ids, wanted)
 
@@ -184,6 +184,7 @@ REFUSED = [
     (lambda: _adapted(bias="lora_only", lora_bias=True), "linear map"),
     (lambda: _adapted(["lm_head"]), "head"),
     (lambda: _adapted(["embed_tokens"]), "embedding"),
+    (lambda: _adapted(modules_to_save=["norm"]), "norm"),
     (lambda: get_peft_model(_tiny(), LoraConfig(lora_dropout=0.1, target_modules=["q_proj"])), "linear map"),
     (lambda: get_peft_model(_tiny(), PromptTuningConfig("CAUSAL_LM", num_virtual_tokens=2)), "adapter"),
 ]

@@ -119,16 +119,17 @@ def run_experiments(
 
 def _refuse_two_samplers(records: Sequence[RunFolder], missing: Sequence[Job]) -> None:
     """RunError for records that could not be compared with the runs that are missing."""
-    done = [run for run in records if run.finished]
-    if not (done and missing):
+    made = [run for run in [*records, *(job.folder for job in missing)] if run.finished]
+    wanted = [job for job in missing if not job.folder.finished]
+    if not (made and wanted):
         return
     from hicra.study.policy.rollouts import sampler_of
 
-    here = sampler_of(missing[0].plan.profile)
-    if other := [run for run in done if run.sampler != here]:
+    here = sampler_of(wanted[0].plan.profile)
+    if other := [run for run in made if run.sampler != here]:
         raise RunError(
             f"{len(other)} records, such as {other[0].path}, were sampled by {other[0].sampler!r}; the "
-            f"{len(missing)} missing runs would be by {here!r} here, and the two cannot be compared. "
+            f"{len(wanted)} missing runs would be by {here!r} here, and the two cannot be compared. "
             "Give other folders, by --runs and --records, and make all of them anew"
         )
 

@@ -20,7 +20,7 @@ NAME = "hicra_causal"  # in transformers' registry
 
 @contextmanager
 def causal_attention(core) -> Iterator[None]:
-    """The model attends by four matrix products a layer; its rows may be padded on the right alone."""
+    """The model attends by matrix products; its rows may be padded on the right alone."""
     AttentionInterface.register(NAME, _attend)
     before = core.config._attn_implementation
     core.set_attn_implementation(NAME)

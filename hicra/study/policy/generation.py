@@ -10,6 +10,7 @@ from pathlib import Path
 
 import hicra.study.policy.unsloth_models  # noqa: F401  (Unsloth comes before transformers)
 from hicra.study.policy import llama_sampler
+from hicra.study.policy.llama_sampler import left_padded
 
 import torch
 from torch import Tensor
@@ -71,7 +72,7 @@ def text_generator(
     def generate(prompts: list[str]) -> list[str]:
         ids, texts = tokenizer(prompts)["input_ids"], []
         rows = rows_at_once(model, max(map(len, ids), default=0) + max_new_tokens)
-        complete = partial(_by_generate, model, tokenizer, config)
+        complete = partial(_by_generate, model, config)
         if not llama_sampler.refusal(model, config):
             complete = own
         with private_seed(seed):
@@ -84,15 +85,15 @@ def text_generator(
 
 
 @torch.no_grad()
-def _by_generate(model, tokenizer, config: GenerationConfig, prompts: list[list[int]]) -> Tensor:
+def _by_generate(model, config: GenerationConfig, prompts: list[list[int]]) -> Tensor:
     """What transformers' generate adds to `prompts`, in evaluation mode: (B, T)."""
-    # The side is named here: Unsloth turns the tokenizer's own while it trains.
-    batch = tokenizer.pad({"input_ids": prompts}, return_tensors="pt", padding_side="left").to(model.device)
+    ids, padding = left_padded(prompts, config.pad_token_id)  # (B, P), (B, P)
+    batch = {"input_ids": ids.to(model.device), "attention_mask": (~padding).long().to(model.device)}
     training = model.training
     model.eval()
-    ids = model.generate(**batch, generation_config=config)
+    found = model.generate(**batch, generation_config=config)  # (B, P + T)
     model.train(training)
-    return ids[:, batch["input_ids"].shape[1] :]
+    return found[:, ids.shape[1] :]
 
 
 def rows_at_once(model, tokens: int) -> int:

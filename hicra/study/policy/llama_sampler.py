@@ -9,7 +9,7 @@ when this sampler steps aside.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import groupby
+from itertools import chain, groupby
 from typing import NamedTuple
 
 import hicra.study.policy.unsloth_models  # noqa: F401  (Unsloth comes before transformers)
@@ -20,6 +20,7 @@ from peft.tuners import lora
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import GenerationConfig, LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 KEPT = 0.8  # share of rows under way at which the finished ones leave the cache; 0.6 to 0.9 cost the same
 BLOCK = 64  # tokens: a draw chooses a block of the vocabulary, then a token in it
@@ -61,6 +62,7 @@ def refusal(model, *settings: GenerationConfig) -> str:
         "activation": config.hidden_act == "silu",
         "dropout": not config.attention_dropout,
         "adapter": all(type(adapter) is lora.LoraConfig for adapter in adapters.values()),
+        "norm": all(type(m) is LlamaRMSNorm for m in _norms(core)),
         "embedding": type(core.model.embed_tokens) is nn.Embedding,
         "head": _plain(core.lm_head),
         "linear map": all(map(_foldable, _linear_maps(core))),
@@ -82,6 +84,11 @@ def _linear_maps(core: LlamaForCausalLM) -> list[nn.Module]:
         for layer in core.model.layers
         for name in LINEAR
     ]
+
+
+def _norms(core: LlamaForCausalLM) -> list[nn.Module]:
+    inside = [(layer.input_layernorm, layer.post_attention_layernorm) for layer in core.model.layers]
+    return [core.model.norm, *chain.from_iterable(inside)]
 
 
 def _plain(linear: nn.Module) -> bool:
@@ -148,6 +155,14 @@ def sample(
     return Completions(ids.where(mask, pad), mask, logps.where(mask, 0), entropies.where(mask, 0))
 
 
+def left_padded(prompts: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
+    """Token ids, and which of them are padding, bool, both (B, P) with the padding on the left."""
+    longest = max(map(len, prompts))
+    short = [longest - len(prompt) for prompt in prompts]
+    ids = torch.tensor([[pad] * n + list(prompt) for n, prompt in zip(short, prompts, strict=True)])
+    return ids, torch.arange(longest) < torch.tensor(short)[:, None]
+
+
 def draw(chances: Tensor) -> Tensor:
     """A token of each row of `chances` (b, V), by inverting its distribution function: (b,).
 
@@ -194,11 +209,9 @@ class _Network:
     def read(self, groups: Sequence[tuple[Sequence[int], int]], pad: int, n_new: int) -> Tensor:
         """Logits (B, V) after each prompt, repeated as often as its group says, with room for `n_new`."""
         repeats = torch.tensor([n for _, n in groups])
-        longest = max(len(prompt) for prompt, _ in groups)
-        self.column = longest
+        ids, padding = left_padded([prompt for prompt, _ in groups], pad)  # (n, P), (n, P)
+        self.column = longest = ids.shape[1]
         self._turn(longest + n_new)
-        ids = torch.tensor([[pad] * (longest - len(p)) + list(p) for p, _ in groups])  # (n, P)
-        padding = torch.arange(longest) < torch.tensor([[longest - len(p)] for p, _ in groups])  # (n, P)
         once = self._cache(len(groups), longest)
         logits = self._forward(ids, once, 0, _prompt_attention(padding))  # (n, V)
         self.cache = self._cache(int(repeats.sum()), longest + n_new)
