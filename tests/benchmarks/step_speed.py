@@ -2,8 +2,9 @@
 
 python -m tests.benchmarks.step_speed sandbox --pairs 6 [--side-by-side 2]
 
-The ways take their steps in turn, in one process, on the same prompts; the learning rate is 0. One round
-warms up and is left out; ratios are taken pair by pair. `--side-by-side` runs as many copies at once.
+The ways take their steps in turn, in one process of one thread, on the same prompts; the learning rate is 0.
+One round warms up and is left out; ratios are taken pair by pair. Seconds are the processor's, on which other
+work on the machine weighs less. `--side-by-side` runs as many copies at once.
 """
 
 from __future__ import annotations
@@ -67,11 +68,11 @@ class Clock(TrainerCallback):
 
         def timed(*args, **kwargs):
             self.inside.append(0.0)
-            started = time.perf_counter()
+            started = time.process_time()
             try:
                 return inner(*args, **kwargs)
             finally:
-                took = time.perf_counter() - started
+                took = time.process_time() - started
                 self.step[part] += took - self.inside.pop()
                 if self.inside:
                     self.inside[-1] += took
@@ -87,11 +88,11 @@ class Clock(TrainerCallback):
             if value != "own":
                 self.patches.enter_context(mock.patch.object(CpuStepMixin, name, value))
         torch.manual_seed(turn)
-        self.step, self.started = defaultdict(float), time.perf_counter()
+        self.step, self.started = defaultdict(float), time.process_time()
 
     def on_step_end(self, args, state, control, **kwargs):
         self.patches.close()
-        whole = time.perf_counter() - self.started
+        whole = time.process_time() - self.started
         self.step["rest"] = whole - sum(self.step.values())
         self.seconds[self.way].append({"whole step": whole, **self.step})
 

@@ -152,7 +152,7 @@ class CpuStepMixin:
         inputs = self._inputs if torch.is_grad_enabled() else {}
         bent = self._entropy_bonus_enabled or self.beta or "old_per_token_logps" in inputs
         if SAMPLED[1] in inputs and not bent and self.accelerator.num_processes == 1:
-            skipped = (inputs["advantages"] == 0).all(1)  # (B,)
+            skipped = (inputs["advantages"] == 0).view(len(mask), -1).all(1)  # (B,), of (B,) or (B, T)
             values = (inputs[SAMPLED[0]], inputs[SAMPLED[1]])
             if skipped.all():  # a gradient of 0 is not none: the optimizer moves on by its momentum
                 skipped[mask.sum(1).argmin()] = False
