@@ -25,6 +25,7 @@ COMPLETION = (  # (B, T); Unsloth's old and reference log-probabilities are (B, 
     "old_per_token_logps",
     "ref_per_token_logps",
     "sampling_per_token_logps",
+    "sampling_per_token_entropies",  # the study's own
     "importance_sampling_ratio",
 )
 WHOLE = ("token_type_ids", "mm_token_type_ids")  # (B, P + T)

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent
 SLOW = {
     "test_colab",
     "test_committed_gallery",
+    "test_cpu_step",
     "test_distributed",
     "test_endings",
     "test_engine",

@@ -15,12 +15,14 @@ from hicra.study.policy import unsloth_models
 
 import torch
 from datasets import Dataset
+from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from hicra import Lexicon, PlanningTagger
 from hicra.files import data_root
 from hicra.study.problems.grading import grade
 from hicra.study.problems.sandbox import problems, worked_solution
+from hicra.study.training.cpu_step import CpuStepMixin
 from hicra.study.training.process import certain_end
 from hicra.study.training.study_trainer import _from_all
 from hicra.trainer import HicraMixin
@@ -43,7 +45,7 @@ def fixed_rollouts(prompts, trainer):
     }
 
 
-class Recording(HicraMixin, GRPOTrainer):
+class Recording(HicraMixin, CpuStepMixin, GRPOTrainer):
     def credit(self, batch):
         advantages = super().credit(batch)
         rows = [a[m.bool()] for a, m in zip(advantages, batch["completion_mask"], strict=True)]
@@ -51,6 +53,12 @@ class Recording(HicraMixin, GRPOTrainer):
         whole = _from_all(self.accelerator, batch["completion_mask"].bool())  # (W * B, longest T)
         torch.save(whole, OUT / f"mask{self.accelerator.process_index}.pt")
         return advantages
+
+
+class KeepGradient(TrainerCallback):
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
+        torch.save(gradient, OUT / f"gradient{state.is_world_process_zero:d}.pt")
 
 
 def verified(completions, answer, **_):
@@ -84,9 +92,11 @@ if __name__ == "__main__":
         ),
         reward_funcs=verified,
         rollout_func=fixed_rollouts,
+        callbacks=[KeepGradient()],
         planning_tagger=PlanningTagger(Lexicon.load("sandbox"), tokenizer),
         alpha=0.2,
     )
+    assert trainer.training_pass == "own"
     with certain_end(shared=int(os.environ["WORLD_SIZE"]) > 1):
         trainer.train()
         trainer.accelerator.wait_for_everyone()

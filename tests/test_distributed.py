@@ -1,4 +1,4 @@
-"""Data parallel: two processes with gloo train on the advantages that one process would."""
+"""Data parallel: two processes with gloo train on the advantages that one process would, to the same gradient."""
 
 import os
 import subprocess
@@ -33,3 +33,10 @@ def test_two_processes_give_the_advantages_of_one(root, tmp_path):
     middle = [row[0].item() for row in two[4:8]]
     assert len(set(middle)) > 1
     assert any(len(row.unique()) > 1 for row in two)  # planning tokens are credited differently
+    # And the gradient, all of whose rows went through a pass of the study's own on either process.
+    one, first, second = (
+        torch.load(tmp_path / n / f"gradient{zero}.pt", weights_only=True)
+        for n, zero in (("1", 1), ("2", 1), ("2", 0))
+    )
+    assert torch.equal(first, second)
+    assert (first - one).norm() <= 1e-5 * one.norm() > 0

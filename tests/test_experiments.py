@@ -1,5 +1,7 @@
 """Experiments: conditions that can be run, runs that are missing, records that are kept."""
 
+import shutil
+
 import pytest
 
 from hicra.lexicon.lexicon import Lexicon
@@ -94,6 +96,15 @@ def test_a_record_made_with_other_settings_is_refused(tmp_path, trained):
     _run(tmp_path)
     with pytest.raises(RunError, match="alpha"):
         _run(tmp_path, alpha=0.3)
+    assert len(trained) == 4
+
+
+def test_missing_runs_are_not_made_by_another_sampler_than_the_records(tmp_path, trained):
+    _run(tmp_path)  # written as if by transformers' generate, as records without a sampler were
+    (tmp_path / "records" / "hicra-seed1" / "manifest.json").unlink()
+    shutil.rmtree(tmp_path / "runs")
+    with pytest.raises(RunError, match="3 records, .* by 'transformers'; the 1 missing .* 'own' here"):
+        _run(tmp_path)
     assert len(trained) == 4
 
 

@@ -38,6 +38,7 @@ def test_this_machine_is_ready_for_the_sandbox(capsys):
         "time",
         "tokenizer",
         "template",
+        "sampler",
         "rewards",
         "ends",
         "planning tokens",

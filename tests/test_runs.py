@@ -10,6 +10,8 @@ import pytest
 from hicra.files import canonical, folder_sha256, write_atomic
 from hicra.study.record.checkpoints import SEAL, last_checkpoint, seal
 from hicra.study.record.run_folder import RECORDS, RunError, RunFolder, run_folders
+from hicra.study.record.run_tables import load_study
+from tests.records import write_record
 
 SETTINGS = {"steps": 3, "learning_rate": 1e-4, "seed": 0}
 
@@ -31,6 +33,28 @@ def test_a_folder_made_with_other_settings_is_refused_and_kept(run):
     with pytest.raises(RunError, match=r"learning_rate: 0.0001 there, 0.001 asked"):
         run.open({**SETTINGS, "learning_rate": 1e-3}, condition="hicra")
     assert before == {p: p.read_bytes() for p in run.path.iterdir()}
+
+
+def test_a_run_goes_on_with_the_sampler_it_was_begun_with(run):
+    assert run.sampler == "transformers"  # of a record from before there was another
+    with pytest.raises(RunError, match="begun with the sampler 'transformers', here .* 'own'"):
+        run.begin("own", resumed=True)
+    run.begin("own", resumed=False)  # no checkpoint: nothing of before is kept
+    run.begin("own", resumed=True, float32_products="medium")
+    assert run.sampler == RunFolder(run.path).sampler == "own"
+    assert run.manifest()["float32_products"] == "medium"
+    assert run.notices() == []
+    run.begin("own", resumed=True, float32_products="highest")  # rounding alone: another processor
+    assert run.manifest()["float32_products"] == "medium"
+    assert run.notices() == ["begun with float32_products 'medium', gone on with 'highest'"]
+
+
+def test_runs_of_two_samplers_are_not_compared(tmp_path):
+    runs = [write_record(tmp_path, arm, 0) for arm in ("grpo", "hicra")]
+    assert len(load_study(runs).evals) == 4
+    runs[1].begin("own", resumed=False)
+    with pytest.raises(RunError, match="different samplers .* 'own' .*hicra-.*'transformers' .*grpo-"):
+        load_study(runs)
 
 
 def test_a_finished_run_reads_back_what_was_recorded(run):

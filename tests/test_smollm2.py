@@ -3,11 +3,16 @@
 import json
 
 from hicra.study.policy.base_models import base_folder
+from hicra.study.policy.llama_sampler import sample
+from hicra.study.policy.unsloth_models import load_policy
 
 import pytest
+import torch
 
+from hicra.dynamics.token_statistics import token_statistics
 from hicra.study.launch import train_runs
 from hicra.study.notebooks import run_study
+from hicra.study.problems.prompts import training_tasks
 from hicra.study.profiles import get_profile
 from hicra.study.record.run_folder import RunFolder
 
@@ -58,6 +63,7 @@ def test_both_arms_see_the_same_first_rollouts_and_leave_adapters(runs):
         assert "SmolLM2" in run.manifest()["world"]
         adapter = json.loads((run.path / "policy" / "adapter_config.json").read_text())
         assert adapter["r"] == 16
+        assert run.sampler == "own"
     for key in ("length_sum", "reward_sum", "grams", "nll_execution"):
         assert rows["grpo"][0][key] == rows["hicra"][0][key]
 
@@ -76,6 +82,33 @@ def test_peft_loads_the_adapter_and_the_card_stands_beside_it(runs):
     assert saved.keys() == loaded.keys()
     assert all(torch.equal(saved[name], loaded[name]) for name in saved)
     assert "| lora_rank | 16 |" in (policy / "README.md").read_text()
+
+
+def test_the_sampler_s_values_are_those_of_a_pass(runs):
+    model, tokenizer = load_policy(
+        RunFolder(runs / "smollm2" / "hicra-seed0").policy(), lora_rank=0, seed=0, max_length=256
+    )
+    assert type(model.get_base_model().model.layers[0].mlp.up_proj).__name__ == "Linear"  # with its adapter
+    prompts = tokenizer([task.prompt for task in training_tasks(get_profile("smollm2"), 4, 0)])["input_ids"]
+    torch.manual_seed(0)
+    found = sample(
+        model,
+        [prompt for prompt in prompts for _ in range(2)],
+        max_new_tokens=48,
+        temperature=1.0,
+        ends=[tokenizer.eos_token_id],
+        pad=tokenizer.pad_token_id,
+    )
+    batch = tokenizer.pad({"input_ids": prompts}, return_tensors="pt", padding_side="left")
+    rows = {
+        "prompt_ids": batch["input_ids"].repeat_interleave(2, 0),
+        "prompt_mask": batch["attention_mask"].repeat_interleave(2, 0),
+        "completion_ids": found.ids,
+        "completion_mask": found.mask.long(),
+    }
+    both = token_statistics(model, rows, temperature=1.0)
+    for values, wanted in zip((found.logps, found.entropies), both, strict=True):
+        torch.testing.assert_close(values[found.mask], wanted[found.mask], rtol=0, atol=5e-5)
 
 
 def test_notebooks_2_to_4_run_with_the_profile_alone_changed(runs):

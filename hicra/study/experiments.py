@@ -16,7 +16,7 @@ from hicra.errors import HicraError
 from hicra.files import write_atomic
 from hicra.study.launch import Job, train_all
 from hicra.study.profiles import Profile, get_profile
-from hicra.study.record.run_folder import RECORDS, RunFolder, run_folders
+from hicra.study.record.run_folder import RECORDS, RunError, RunFolder, run_folders
 from hicra.study.training.plan import plan_run
 
 SEEDS = (10, 11, 12, 13, 14)  # unused before; calibration and settings saw others
@@ -105,6 +105,7 @@ def run_experiments(
         job.plan.check(record)
         missing += [] if record.finished else [job]
     report(forecast(records, len(missing), len(jobs), workers))
+    _refuse_two_samplers([RunFolder(records / job.folder.path.name) for job in jobs], missing)
 
     def keep(job: Job) -> None:
         export(job.folder, records)
@@ -114,6 +115,23 @@ def run_experiments(
         if job.folder.finished:
             keep(job)
     train_all(missing, report=report, finished=keep, workers=workers)
+
+
+def _refuse_two_samplers(records: Sequence[RunFolder], missing: Sequence[Job]) -> None:
+    """RunError for records that could not be compared with the runs that are missing."""
+    made = [run for run in [*records, *(job.folder for job in missing)] if run.finished]
+    wanted = [job for job in missing if not job.folder.finished]
+    if not (made and wanted):
+        return
+    from hicra.study.policy.rollouts import sampler_of
+
+    here = sampler_of(wanted[0].plan.profile)
+    if other := [run for run in made if run.sampler != here]:
+        raise RunError(
+            f"{len(other)} records, such as {other[0].path}, were sampled by {other[0].sampler!r}; the "
+            f"{len(wanted)} missing runs would be by {here!r} here, and the two cannot be compared. "
+            "Give other folders, by --runs and --records, and make all of them anew"
+        )
 
 
 def export(run: RunFolder, records: Path) -> Path:

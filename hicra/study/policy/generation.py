@@ -1,18 +1,22 @@
-"""Functions prompts -> completions for a policy: by transformers, by Unsloth's colocated engine, by vLLM."""
+"""Functions prompts -> completions for a policy: on a CPU by our own sampler, by transformers, by vLLM."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
+from hicra.study.policy import llama_sampler
+from hicra.study.policy.llama_sampler import left_padded
 from hicra.study.policy.unsloth_models import ends  # (Unsloth comes before transformers)
 
 import torch
+from torch import Tensor
 from transformers import GenerationConfig
 
-CACHE_BYTES = 4 << 30  # keys and values of what is sampled at once by transformers' generate
+CACHE_BYTES = 4 << 30  # keys and values of what is sampled at once, without vLLM
 
 
 @contextmanager
@@ -40,10 +44,11 @@ def policy_generator(model, tokenizer, **options) -> Callable[[list[str]], list[
 def text_generator(
     model, tokenizer, *, max_new_tokens: int, temperature: float, seed: int, special: bool = False
 ) -> Callable[[list[str]], list[str]]:
-    """A function prompts -> completions that samples from `model` by transformers' generate.
+    """A function prompts -> completions that samples from `model`.
 
-    The same prompts give the same completions whatever was drawn elsewhere before. `special` tokens are left
-    in the texts where asked for.
+    On a CPU a Llama is sampled by `llama_sampler`; what that refuses, by transformers' generate. The same
+    prompts give the same completions whatever was drawn elsewhere before. `special` tokens are left in the
+    texts where asked for.
     """
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
@@ -55,25 +60,41 @@ def text_generator(
         eos_token_id=ends(model, tokenizer),
     )
 
+    def own(prompts: list[list[int]]) -> list[list[int]]:
+        return llama_sampler.sample(
+            model,
+            prompts,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            ends=ends(model, tokenizer),
+            pad=tokenizer.pad_token_id,
+        ).token_ids()
+
     def generate(prompts: list[str]) -> list[str]:
-        longest = max(map(len, tokenizer(prompts)["input_ids"]), default=0)
-        rows = rows_at_once(model, longest + max_new_tokens)
-        training, texts = model.training, []
-        model.eval()
-        with private_seed(seed), torch.no_grad():
-            for start in range(0, len(prompts), rows):
-                # The side is named here: Unsloth turns the tokenizer's own while it trains.
-                batch = tokenizer(
-                    prompts[start : start + rows], return_tensors="pt", padding=True, padding_side="left"
-                ).to(model.device)
-                batch.pop("token_type_ids", None)
-                ids = model.generate(**batch, generation_config=config)
-                new = ids[:, batch["input_ids"].shape[1] :]  # (B, T)
+        ids, texts = tokenizer(prompts)["input_ids"], []
+        rows = rows_at_once(model, max(map(len, ids), default=0) + max_new_tokens)
+        complete = partial(_by_generate, model, config)
+        if not llama_sampler.refusal(model, config):
+            complete = own
+        with private_seed(seed):
+            for start in range(0, len(ids), rows):
+                new = complete(ids[start : start + rows])
                 texts += tokenizer.batch_decode(new, skip_special_tokens=not special)
-        model.train(training)
         return texts
 
     return generate
+
+
+@torch.no_grad()
+def _by_generate(model, config: GenerationConfig, prompts: list[list[int]]) -> Tensor:
+    """What transformers' generate adds to `prompts`, in evaluation mode: (B, T)."""
+    ids, padding = left_padded(prompts, config.pad_token_id)  # (B, P), (B, P)
+    batch = {"input_ids": ids.to(model.device), "attention_mask": (~padding).long().to(model.device)}
+    training = model.training
+    model.eval()
+    found = model.generate(**batch, generation_config=config)  # (B, P + T)
+    model.train(training)
+    return found[:, ids.shape[1] :]
 
 
 def rows_at_once(model, tokens: int) -> int:

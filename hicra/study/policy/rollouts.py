@@ -45,6 +45,16 @@ def base_rollouts(profile: Profile, n: int, seed: int) -> list[Rollout]:
     return [Rollout(p.prompt, t, g.reward > 0) for p, t, g in zip(chosen, texts, grades, strict=True)]
 
 
+def sampler_of(profile: Profile) -> str:
+    """What would sample in a run of the profile on this machine: "own", "transformers" or "vllm"."""
+    from hicra.study.policy.llama_sampler import refusal
+
+    if profile.vllm:
+        return "vllm"
+    model, _ = load_base(profile, lora_rank=profile.lora_rank, seed=0)
+    return "transformers" if refusal(model) else "own"
+
+
 def lexicon_of(rollouts: Sequence[Rollout], profile: Profile, name: str, seed: int = 0) -> Lexicon:
     """The paper's recipe on the correct ones of `rollouts`, with the profile's settings."""
     return build_lexicon(

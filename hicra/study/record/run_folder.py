@@ -76,6 +76,13 @@ class RunFolder:
     def seed(self) -> int:
         return self.manifest()["settings"]["seed"]
 
+    @property
+    def sampler(self) -> str:
+        """What drew the run's completions: the study's "own" sampler on a CPU, "transformers" or "vllm"."""
+        manifest = self.manifest()
+        before = "vllm" if manifest["settings"].get("vllm") else "transformers"  # there was no other one
+        return manifest.get("sampler", before)
+
     def check(self, settings: dict, defaults: Mapping = MappingProxyType({})) -> None:
         """RunError for a folder made with other settings; writes nothing.
 
@@ -109,6 +116,24 @@ class RunFolder:
                 f"{self.path} was begun with another {name} ({there[:12]}, now {value[:12]}); "
                 "restore it, or delete the folder to run anew"
             )
+
+    def begin(self, sampler: str, *, resumed: bool, **how) -> None:
+        """Note what draws the run's completions, and how else it is computed.
+
+        RunError for a run that goes on with another sampler than it was begun with; other differences are
+        rounding, and become a notice.
+        """
+        if resumed and sampler != self.sampler:
+            raise RunError(
+                f"{self.path} was begun with the sampler {self.sampler!r}, here it would go on with "
+                f"{sampler!r}: go on where it was begun, or delete the folder to run anew"
+            )
+        manifest = self.manifest()
+        there = {name: manifest.get(name, value) for name, value in how.items()} if resumed else how
+        self._write_manifest({**manifest, **there, "sampler": sampler})
+        for name, value in how.items():
+            if value != there[name]:
+                self.add_notice(f"begun with {name} {there[name]!r}, gone on with {value!r}")
 
     def _write_manifest(self, manifest: dict) -> None:
         write_atomic(self.manifest_path, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
@@ -234,4 +259,4 @@ class Follower(RunFolder):
     def _write_nothing(self, *args, **kwargs) -> None:
         pass
 
-    open = append = rewind = finish = keep = add_notice = same = _write_nothing
+    open = begin = append = rewind = finish = keep = add_notice = same = _write_nothing

@@ -36,8 +36,9 @@ def finished_runs(root: Path | str, conditions: Sequence[str]) -> list[RunFolder
 def load_study(runs: Sequence[RunFolder]) -> Study:
     """Both tables over `runs`, every entropy matched to the smallest step of all of them.
 
-    Raises RunError for runs that are not comparable: another world or another lexicon.
+    Raises RunError for runs that are not comparable: of another world, lexicon or sampler.
     """
+    _check_samplers(runs)
     manifests = [run.manifest() for run in runs]
     for key in ("world", "lexicon_sha256"):
         values = sorted({m.get(key) or m["settings"][key] for m in manifests})
@@ -56,6 +57,14 @@ def load_study(runs: Sequence[RunFolder]) -> Study:
         pd.concat(evals, ignore_index=True),
         manifests[0]["world"],
     )
+
+
+def _check_samplers(runs: Sequence[RunFolder]) -> None:
+    """Runs of one seed share their first draws only where one sampler made them: differences are paired."""
+    drawn = {run.sampler: run.path for run in runs}
+    if len(drawn) > 1:
+        told = ", ".join(f"{sampler!r} (such as {path})" for sampler, path in sorted(drawn.items()))
+        raise RunError(f"runs of different samplers cannot be compared: {told}; rerun those of one of them")
 
 
 def measured_with_parts(runs: Sequence[RunFolder], share: float, draws: int) -> pd.DataFrame:

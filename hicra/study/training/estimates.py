@@ -35,10 +35,9 @@ def memory_bytes(config, profile: Profile) -> float:
     Weights in the profile's dtype (half a byte in 4 bit); gradients and two moments in 32 bit for what is
     trained; keys and values of every generated token, or, with vLLM, which is faster with more, of
     `rows_per_pass` rows. vLLM has `gpu_memory_utilization` of the card, weights included, so the larger side
-    decides. And for a training pass over `rows_per_pass` rows about 16 activations of hidden size a
-    token and layer (where they are computed anew: one a layer, and 16 of one layer), and three copies of
-    the logits in 32 bit. Runs of `sandbox` and `smollm2` on a CPU took 1.4 and 3.8 GB where this gives 2.4
-    and 4.2.
+    decides. In 32 bit, which a CPU takes, sampling makes a copy of the weights. And for a training pass
+    over `rows_per_pass` rows about 16 activations of hidden size a token and layer (where they are computed
+    anew: one a layer, and 16 of one layer), and three copies of the logits in 32 bit.
     """
     from hicra.study.policy import generation
 
@@ -52,11 +51,11 @@ def memory_bytes(config, profile: Profile) -> float:
     activations = at_once * profile.max_length * kept * config.hidden_size * size
     logits = 3 * at_once * profile.max_completion_length * config.vocab_size * 4
     weights = n_weights * (0.5 if profile.load_in_4bit else size)
-    fixed = RUNTIME + 12 * n_trained
+    fixed, copy = RUNTIME + 12 * n_trained, weights if profile.dtype == "float32" else 0
     if profile.vllm:
         share = profile.gpu_memory_utilization
         return max((weights + cache) / share, (fixed + activations + logits) / (1 - share))
-    return fixed + weights + max(cache, activations + logits)
+    return fixed + weights + max(cache + copy, activations + logits)
 
 
 def step_seconds(config, profile: Profile, card: Card, mean_length: float) -> float:

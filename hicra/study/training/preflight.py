@@ -173,6 +173,7 @@ def check_model(profile: Profile) -> Iterator[Check]:
     model, tokenizer = load_base(profile, lora_rank=0, seed=0, trained=False)
     yield check_tokenizer(profile, tokenizer)
     yield check_template(profile, tokenizer)
+    yield check_sampler(profile, model)
     yield from check_rollouts(profile, model, tokenizer)
 
 
@@ -187,6 +188,15 @@ def check_time(config, profile: Profile) -> Check:
     least = step_seconds(config, profile, card, profile.max_completion_length)
     span = f"{least:.0f} to {SLOWER * least:.0f} s"
     return Check("time", f"{span} a step where every completion reaches its limit (estimate)")
+
+
+def check_sampler(profile: Profile, model) -> Check:
+    """What a run samples with; on a CPU the study's own sampler is several times faster."""
+    from hicra.study.policy.llama_sampler import refusal
+
+    reason = refusal(model)
+    others = "vLLM" if profile.vllm else f"transformers' generate, for {reason}"
+    return Check("sampler", others if profile.vllm or reason else "the study's own")
 
 
 def check_tokenizer(profile: Profile, tokenizer) -> Check:

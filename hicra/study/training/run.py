@@ -153,6 +153,12 @@ def train(plan: RunPlan, folder: Path | str) -> RunFolder:
         started = time.monotonic()
         trainer = _make_trainer(plan, run)
         checkpoint = checkpoints.last_checkpoint(run.path / "checkpoints", run.add_notice)
+        run.begin(
+            trainer.sampler,
+            resumed=checkpoint is not None,
+            training_pass=trainer.training_pass,
+            float32_products=trainer.float32_products,
+        )
         run.rewind(checkpoints.step_of(checkpoint) if checkpoint else 0)
         if notice := mixed_precision(plan.profile, trainer.args):
             run.add_notice(notice)
@@ -198,8 +204,8 @@ def _make_trainer(plan: RunPlan, run: RunFolder):
     from datasets import Dataset
     from trl import GRPOTrainer
 
-    from hicra.dynamics.token_statistics import token_statistics
     from hicra.planning.tagger import PlanningTagger
+    from hicra.study.training.cpu_step import CpuStepMixin, step_statistics
     from hicra.study.training.recorder import Recorder
     from hicra.study.training.reward import VerifiedAnswer
     from hicra.study.training.study_trainer import RecordCallback, SealCallback, StudyMixin
@@ -209,7 +215,7 @@ def _make_trainer(plan: RunPlan, run: RunFolder):
     ends = unsloth_models.ends(model, tokenizer)
     recorder = Recorder(run)
     score = _evaluation(profile, seed, model, tokenizer)
-    StudyTrainer = type("StudyTrainer", (StudyMixin, GRPOTrainer), {})
+    StudyTrainer = type("StudyTrainer", (StudyMixin, CpuStepMixin, GRPOTrainer), {})
     return StudyTrainer(
         model=model,
         processing_class=tokenizer,
@@ -227,7 +233,7 @@ def _make_trainer(plan: RunPlan, run: RunFolder):
         planning_tagger=_credit_tagger(plan, tokenizer),
         observed_tagger=PlanningTagger(plan.observed, tokenizer),
         statistics=partial(
-            token_statistics, temperature=profile.temperature, rows=profile.rows_per_pass or 64
+            step_statistics, temperature=profile.temperature, rows=profile.rows_per_pass or 64
         ),
         reward=VerifiedAnswer(
             group_size=profile.group_size,

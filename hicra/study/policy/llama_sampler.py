@@ -1,0 +1,307 @@
+"""Sampling from a Llama on a CPU, several times faster than transformers' generate.
+
+A prompt is read once for all of its completions; keys and values lie in one preallocated cache; finished rows
+leave it; a draw costs as little for a large vocabulary as for a small one. Log-probability and entropy of
+every token fall out on the way, so no pass has to score them afterwards. `refusal` holds the whole rule of
+when this sampler steps aside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import chain, groupby
+from typing import NamedTuple
+
+import hicra.study.policy.unsloth_models  # noqa: F401  (Unsloth comes before transformers)
+from hicra.study.policy.float32_products import linear_precision, products
+
+import torch
+from peft.tuners import lora
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import GenerationConfig, LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+KEPT = 0.8  # share of rows under way at which the finished ones leave the cache; 0.6 to 0.9 cost the same
+BLOCK = 64  # tokens: a draw chooses a block of the vocabulary, then a token in it
+LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+# Of GenerationConfig, what is followed or changes no sample, and the values that say "not used".
+FOLLOWED = ("max_new_tokens", "do_sample", "temperature", "eos_token_id", "pad_token_id", "bos_token_id")
+HARMLESS = ("transformers_version", "disable_compile", "use_cache", "_from_model_config")
+UNUSED = {"top_k": (None, 0), "top_p": (None, 1.0), "repetition_penalty": (None, 1.0)}
+
+
+class Completions(NamedTuple):
+    """B sampled completions of at most T tokens. Padding on the right has the padding id, False and zeros."""
+
+    ids: Tensor  # (B, T)
+    mask: Tensor  # (B, T) bool
+    logps: Tensor  # (B, T) of the logits divided by the temperature
+    entropies: Tensor  # (B, T) nats, over the whole vocabulary, of the same
+
+    def token_ids(self) -> list[list[int]]:
+        """The ids of each completion without its padding, an end token included."""
+        return [row[own].tolist() for row, own in zip(self.ids, self.mask, strict=True)]
+
+
+def refusal(model, *settings: GenerationConfig) -> str:
+    """Why transformers' generate must sample from `model` with `settings` instead; "" where it need not.
+
+    Sampled here is: LlamaForCausalLM as transformers defines it, on a CPU, in float32, without rope
+    scaling, biases or dropout, its linear maps plain or with plain LoRA adapters; by temperature alone.
+    """
+    core = model.get_base_model() if hasattr(model, "get_base_model") else model  # inside an adapter
+    if type(core) is not LlamaForCausalLM:
+        return f"{type(core).__name__} is not LlamaForCausalLM"
+    kinds = {f"{p.dtype} on {p.device.type}" for p in core.parameters()}
+    if kinds != {"torch.float32 on cpu"}:
+        return f"weights are {', '.join(sorted(kinds))}, not torch.float32 on cpu alone"
+    config, adapters = core.config, getattr(model, "peft_config", {})
+    found = {
+        "rope": config.rope_parameters["rope_type"] == "default",
+        "activation": config.hidden_act == "silu",
+        "dropout": not config.attention_dropout,
+        "adapter": all(type(adapter) is lora.LoraConfig for adapter in adapters.values()),
+        "norm": all(type(m) is LlamaRMSNorm for m in _norms(core)),
+        "embedding": type(core.model.embed_tokens) is nn.Embedding,
+        "head": _plain(core.lm_head),
+        "linear map": all(map(_foldable, _linear_maps(core))),
+    }
+    if unknown := [name for name, known in found.items() if not known]:
+        return f"its {', '.join(unknown)} cannot be sampled from here"
+    given = {name: value for s in (model.generation_config, *settings) for name, value in _unknown(s).items()}
+    return f"generation settings {given}" if given else ""
+
+
+def _unknown(settings: GenerationConfig) -> dict:
+    own = {k: v for k, v in settings.to_diff_dict().items() if k not in FOLLOWED + HARMLESS}
+    return {k: v for k, v in own.items() if v not in UNUSED.get(k, (None, False))}
+
+
+def _linear_maps(core: LlamaForCausalLM) -> list[nn.Module]:
+    return [
+        getattr(layer.self_attn if hasattr(layer.self_attn, name) else layer.mlp, name)
+        for layer in core.model.layers
+        for name in LINEAR
+    ]
+
+
+def _norms(core: LlamaForCausalLM) -> list[nn.Module]:
+    inside = [(layer.input_layernorm, layer.post_attention_layernorm) for layer in core.model.layers]
+    return [core.model.norm, *chain.from_iterable(inside)]
+
+
+def _plain(linear: nn.Module) -> bool:
+    return type(linear) is nn.Linear and linear.bias is None
+
+
+def _foldable(linear: nn.Module) -> bool:
+    """Whether `_weight` gives all that the map does: a plain one, or one with plain LoRA adapters at work."""
+    if type(linear) is not lora.Linear:
+        return _plain(linear)
+    dropout = any(type(d) is not nn.Identity for d in linear.lora_dropout.values())
+    more = linear.lora_variant or any(linear.lora_bias.values()) or linear.merged or linear.disable_adapters
+    return _plain(linear.base_layer) and not (dropout or more)
+
+
+def _weight(linear: nn.Module) -> Tensor:
+    """A linear map's matrix, (out, in), with its adapters added."""
+    if type(linear) is nn.Linear:
+        return linear.weight
+    return sum(map(linear.get_delta_weight, linear.active_adapters), linear.base_layer.weight)
+
+
+def sample(
+    model,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    ends: Sequence[int],
+    pad: int,
+) -> Completions:
+    """A completion of each of the B prompts, token ids, by a model that `refusal` lets through.
+
+    Equal prompts that stand together are read once. `temperature` 0 takes the most probable token, with the
+    values of temperature 1; else torch's global generator decides. A token of `ends` ends a completion.
+    """
+    groups = [(prompt, len(list(same))) for prompt, same in groupby(map(tuple, prompts))]
+    shape = (len(prompts), max_new_tokens)
+    ids = torch.full(shape, pad)  # (B, T)
+    logps, entropies = torch.zeros(shape), torch.zeros(shape)  # (B, T), (B, T)
+    rows, alive = torch.arange(len(ids)), torch.ones(len(ids), dtype=torch.bool)  # (b,), (b,): under way
+    last = torch.tensor(list(ends))
+    with torch.inference_mode(), products(linear_precision()):
+        network = _Network(model)
+        logits = network.read(groups, pad, max_new_tokens)  # (b, V)
+        for t in range(max_new_tokens):
+            scores = (logits / (temperature or 1)).log_softmax(-1)  # (b, V)
+            chances = scores.exp()  # (b, V)
+            chosen = draw(chances) if temperature else chances.argmax(-1)  # (b,)
+            ids[rows, t] = chosen
+            logps[rows, t] = scores.gather(-1, chosen[:, None])[:, 0]  # (b,)
+            entropies[rows, t] = -(chances * scores).sum(-1)  # (b,)
+            alive &= ~torch.isin(chosen, last)
+            left = int(alive.sum())
+            if not left or t == max_new_tokens - 1:
+                break
+            if left <= KEPT * len(rows):
+                network.keep(alive)
+                rows, chosen, alive = rows[alive], chosen[alive], alive[alive]
+            logits = network.follow(chosen)  # (b, V)
+    ended = torch.isin(ids, last)  # (B, T); finished rows went on for a while, which is not theirs
+    mask = (ended.cumsum(1) - ended.int() == 0)[:, : t + 1]  # (B, T)
+    ids, logps, entropies = (values[:, : t + 1] for values in (ids, logps, entropies))
+    return Completions(ids.where(mask, pad), mask, logps.where(mask, 0), entropies.where(mask, 0))
+
+
+def left_padded(prompts: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
+    """Token ids, and which of them are padding, bool, both (B, P) with the padding on the left."""
+    longest = max(map(len, prompts))
+    short = [longest - len(prompt) for prompt in prompts]
+    ids = torch.tensor([[pad] * n + list(prompt) for n, prompt in zip(short, prompts, strict=True)])
+    return ids, torch.arange(longest) < torch.tensor(short)[:, None]
+
+
+def draw(chances: Tensor) -> Tensor:
+    """A token of each row of `chances` (b, V), by inverting its distribution function: (b,).
+
+    First a block of the vocabulary, then a token in it, so that no sum runs over all of it in 64 bits.
+    """
+    if short := -chances.shape[1] % BLOCK:
+        chances = functional.pad(chances, (0, short))
+    blocks = chances.view(len(chances), -1, BLOCK)
+    upto = blocks.sum(-1, dtype=torch.float64).cumsum(-1)  # (b, V / BLOCK)
+    point = torch.rand(len(chances), 1, dtype=torch.float64) * upto[:, -1:]  # (b, 1)
+    block = torch.searchsorted(upto, point, right=True).clamp_(max=upto.shape[1] - 1)  # (b, 1)
+    point -= functional.pad(upto, (1, 0)).gather(1, block)
+    inside = blocks[torch.arange(len(blocks)), block[:, 0]].cumsum(-1, dtype=torch.float64)  # (b, BLOCK)
+    point = point.minimum(inside[:, -1:].nextafter(torch.zeros_like(point)))  # rounding must not pass its end
+    return (block * BLOCK + torch.searchsorted(inside, point, right=True))[:, 0]
+
+
+class _Layer(NamedTuple):
+    """A layer's matrices; the norm before a linear map is folded into it."""
+
+    qkv: Tensor  # ((Hq + 2 Hk) D, hidden)
+    out: Tensor  # (hidden, Hq D)
+    gate_up: Tensor  # (2 inner, hidden)
+    down: Tensor  # (hidden, inner)
+
+
+class _Network:
+    """A Llama's weights as they are now, and the keys and values of the rows under way.
+
+    Positions are columns of the cache: rotary ones act by their differences, and padding on the left is
+    masked.
+    """
+
+    def __init__(self, model) -> None:
+        core = model.get_base_model() if hasattr(model, "get_base_model") else model
+        config, body = core.config, core.model
+        self.n_queries, self.n_keys = config.num_attention_heads, config.num_key_value_heads
+        self.epsilon, self.frequencies = config.rms_norm_eps, body.rotary_emb.inv_freq  # (D / 2,)
+        self.width = 2 * len(self.frequencies)  # of a head, D
+        self.layers = [_layer(layer) for layer in body.layers]
+        self.embedding = body.embed_tokens.weight  # (V, hidden)
+        self.head = core.lm_head.weight * body.norm.weight  # (V, hidden)
+
+    def read(self, groups: Sequence[tuple[Sequence[int], int]], pad: int, n_new: int) -> Tensor:
+        """Logits (B, V) after each prompt, repeated as often as its group says, with room for `n_new`."""
+        repeats = torch.tensor([n for _, n in groups])
+        ids, padding = left_padded([prompt for prompt, _ in groups], pad)  # (n, P), (n, P)
+        self.column = longest = ids.shape[1]
+        self._turn(longest + n_new)
+        once = self._cache(len(groups), longest)
+        logits = self._forward(ids, once, 0, _prompt_attention(padding))  # (n, V)
+        self.cache = self._cache(int(repeats.sum()), longest + n_new)
+        self.cache[..., :longest, :] = once.repeat_interleave(repeats, 2)
+        self.bias = None
+        if padding.any():
+            bias = functional.pad(torch.zeros(padding.shape).masked_fill(padding, -torch.inf), (0, n_new))
+            self.bias = bias.repeat_interleave(repeats, 0)[:, None, None]  # (B, 1, 1, L)
+        return logits.repeat_interleave(repeats, 0)
+
+    def follow(self, tokens: Tensor) -> Tensor:
+        """Logits (b, V) after one more token of every row, (b,)."""
+        self.column += 1
+        return self._forward(tokens[:, None], self.cache, self.column - 1, self._attend)
+
+    def keep(self, chosen: Tensor) -> None:
+        """Drop the rows that are not `chosen`, bool (b,)."""
+        n = int(chosen.sum())
+        self.cache[:, :, :n, :, : self.column] = self.cache[:, :, chosen, :, : self.column]
+        self.cache = self.cache[:, :, :n]
+        self.bias = None if self.bias is None else self.bias[chosen]
+
+    def _cache(self, rows: int, columns: int) -> Tensor:
+        """Room for keys and values, (layers, 2, rows, Hk, columns, D)."""
+        return torch.empty(len(self.layers), 2, rows, self.n_keys, columns, self.width)
+
+    def _turn(self, n: int) -> None:
+        """The rotations of `n` columns, (n, 1, D) each; the sine's first half is negative."""
+        angles = torch.outer(torch.arange(n).float(), self.frequencies)[:, None]  # (n, 1, D / 2)
+        self.cosine = torch.cat([angles.cos(), angles.cos()], -1)
+        self.sine = torch.cat([-angles.sin(), angles.sin()], -1)
+
+    def _forward(self, tokens: Tensor, cache: Tensor, first: int, attend: Callable[..., Tensor]) -> Tensor:
+        """Logits (b, V) after `tokens` (b, t), whose keys and values fill columns `first`.. of `cache`."""
+        (b, t), last, n = tokens.shape, first + tokens.shape[1], self.n_queries + self.n_keys
+        cosine, sine = self.cosine[first:last], self.sine[first:last]  # (t, 1, D) each
+        x = functional.embedding(tokens, self.embedding)  # (b, t, hidden)
+        for layer, (keys, values) in zip(self.layers, cache, strict=True):  # (b, Hk, L, D) each
+            heads = functional.linear(self._norm(x), layer.qkv).view(b, t, -1, self.width)
+            straight = heads[:, :, :n]  # (b, t, Hq + Hk, D)
+            turned = straight * cosine + straight.roll(self.width // 2, -1) * sine
+            keys[:, :, first:last] = turned[:, :, self.n_queries :].transpose(1, 2)
+            values[:, :, first:last] = heads[:, :, n:].transpose(1, 2)
+            with products("highest"):
+                y = attend(turned[:, :, : self.n_queries], keys[:, :, :last], values[:, :, :last])
+            x = x + functional.linear(y.reshape(b, t, -1), layer.out)
+            gate, up = functional.linear(self._norm(x), layer.gate_up).chunk(2, -1)  # (b, t, inner) each
+            x = x + functional.linear(functional.silu(gate) * up, layer.down)
+        return functional.linear(self._norm(x[:, -1]), self.head)
+
+    def _norm(self, x: Tensor) -> Tensor:
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.epsilon)
+
+    def _attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """One query (b, 1, Hq, D) on keys and values (b, Hk, l, D), as (b, Hk, Hq / Hk, D).
+
+        The heads that share a key stand where queries stand, so nothing is repeated.
+        """
+        q = queries.view(len(queries), self.n_keys, -1, self.width)
+        scores = q @ keys.mT * self.width**-0.5  # (b, Hk, Hq / Hk, l)
+        if self.bias is not None:
+            scores += self.bias[..., : scores.shape[-1]]
+        return scores.softmax(-1) @ values
+
+
+def _layer(layer: nn.Module) -> _Layer:
+    attention, mlp = layer.self_attn, layer.mlp
+    qkv = torch.cat([_weight(m) for m in (attention.q_proj, attention.k_proj, attention.v_proj)])
+    gate_up = torch.cat([_weight(mlp.gate_proj), _weight(mlp.up_proj)])
+    return _Layer(
+        qkv * layer.input_layernorm.weight,
+        _weight(attention.o_proj),
+        gate_up * layer.post_attention_layernorm.weight,
+        _weight(mlp.down_proj),
+    )
+
+
+def _prompt_attention(padding: Tensor) -> Callable[..., Tensor]:
+    """Causal attention over prompts, with padding (n, P) on their left: (n, P, Hq, D) to the same."""
+    mask = None
+    if padding.any():
+        n = padding.shape[1]
+        causal = torch.ones(n, n, dtype=torch.bool).tril() & ~padding[:, None]  # (n, P, P)
+        itself = torch.eye(n, dtype=torch.bool)  # (P, P); padding that sees nothing would be no number
+        mask = (causal | itself)[:, None]  # (n, 1, P, P)
+
+    def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        grouped = queries.shape[2] != keys.shape[1]
+        return functional.scaled_dot_product_attention(
+            queries.transpose(1, 2), keys, values, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped
+        ).transpose(1, 2)
+
+    return attend
