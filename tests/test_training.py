@@ -96,7 +96,9 @@ def test_mixed_precision_that_nobody_asked_for_is_in_the_record(tmp_path, monkey
         raise Stop
 
     args = SimpleNamespace(bf16=flags[0], fp16=flags[1])  # as Unsloth's trainer leaves them on a GPU
-    monkeypatch.setattr(training, "_make_trainer", lambda *_: SimpleNamespace(args=args, train=train_))
+    told_apart = {"sampler": "vllm", "training_pass": "trl", "float32_products": "highest"}
+    made = SimpleNamespace(args=args, train=train_, **told_apart)
+    monkeypatch.setattr(training, "_make_trainer", lambda *_: made)
     with pytest.raises(Stop):
         train(plan_run(get_profile("sandbox", dtype=dtype), "grpo", 0), tmp_path)
     assert RunFolder(tmp_path).notices() == told
