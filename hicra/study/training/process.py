@@ -78,14 +78,14 @@ def check_share(processes: int) -> None:
     here = int(os.environ.get("LOCAL_WORLD_SIZE", world))
     if here != world:
         raise RunError(
-            f"{here} of the run's {world} processes are on this machine; a run has one machine: set processes "
-            f"to {here}, or train on several with verl (docs/verl.md)"
+            f"{here} of the run's {world} processes are on this machine, and a run has one machine: set "
+            f"processes to {here}, or train on several with verl (docs/verl.md)"
         )
     for name in SHARDED:
         if os.environ.get(name, "").lower() == "true":
             raise RunError(
-                f"{name}=true shards the policy, and a run's first process evaluates it alone; unset it, or train "
-                "what does not fit one GPU with verl (docs/verl.md)"
+                f"{name}=true shards the policy, and a run's first process evaluates it alone; unset it, or "
+                "train what does not fit one GPU with verl (docs/verl.md)"
             )
 
 
