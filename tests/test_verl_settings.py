@@ -1,5 +1,7 @@
 """HICRA in verl, the part that needs no verl: settings, refusals, and credit on verl's tensors."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -7,6 +9,11 @@ from hicra.credit import ARMS
 from hicra.errors import HicraError, MissingExtraError
 from hicra.verl.credit import token_credit
 from hicra.verl.settings import ROW_ARMS, Settings, read_settings
+
+
+@pytest.fixture
+def root():  # `make verl` has no conftest
+    return Path(__file__).parent.parent
 
 
 def _config(hicra=None, *, estimator="grpo", std=False, loss="vanilla"):
@@ -79,6 +86,17 @@ def test_an_arm_that_is_allowed_relies_on_no_order_of_rows(arm):
 
 def test_every_arm_that_is_allowed_exists():
     assert set(ROW_ARMS) <= set(ARMS)
+
+
+def test_the_lock_holds_what_make_verl_tests_with(root):
+    def read(name):
+        lines = (root / "requirements" / name).read_text().splitlines()
+        return [line.split(" ;")[0] for line in lines if "==" in line]
+
+    pins, locked = read("verl-tests.in"), read("verl.txt")
+    assert set(pins) - set(locked) == {pin for pin in pins if pin.startswith("torch==")}  # installed first
+    version = next(pin.split("==")[1] for pin in pins if pin.startswith("verl=="))
+    assert f">={version}," in (root / "requirements" / "verl.in").read_text()
 
 
 def test_without_verl_its_extra_is_named():

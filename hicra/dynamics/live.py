@@ -32,6 +32,7 @@ from hicra.lexicon.lexicon import Lexicon
 from hicra.planning.tagger import PlanningTagger
 
 MATCH_TO = 256  # occurrences
+BLOCK = 32  # completions searched at once: of 16K tokens, a step's would be gigabytes
 
 
 class DynamicsMixin:
@@ -114,7 +115,10 @@ def gram_counts(batch: dict[str, Tensor], finder: GramFinder, tokenizer) -> np.n
     own = own_tokens(batch)  # (B, T)
     rows = [ids[mask].tolist() for ids, mask in zip(batch["completion_ids"], own, strict=True)]
     texts = own_texts(batch, tokenizer.batch_decode(rows, skip_special_tokens=True), tokenizer)
-    return np.bincount(finder(texts).gram, minlength=len(finder.lexicon))
+    counts = np.zeros(len(finder.lexicon), int)  # (K,)
+    for i in range(0, len(texts), BLOCK):
+        counts += np.bincount(finder(texts[i : i + BLOCK]).gram, minlength=counts.size)
+    return counts
 
 
 def strategic_diversity(counts: Sequence[int] | np.ndarray, match_to: int = MATCH_TO) -> dict[str, float]:
