@@ -116,7 +116,8 @@ def test_on_a_dataproto_with_interleaved_groups(trainer, completions):
     assert not (planning | ~own)[0].all()
 
 
-def test_through_a_real_transfer_queue(trainer, completions, home):
+@pytest.mark.usefixtures("home")
+def test_through_a_real_transfer_queue(trainer, completions):
     """The step of the trainer, with a tool's tokens, a row that verl added, and keys in any order."""
     ids, rewards, uids = completions
     masks = [[1] * len(row) for row in ids]
@@ -159,7 +160,6 @@ def test_through_a_real_transfer_queue(trainer, completions, home):
     assert metrics["hicra/planning_share"] == planning.sum().item() / own.sum().item()
     assert metrics["hicra/occurrences"] >= 2
     assert metrics["hicra/semantic_entropy"] >= 0
-    assert not (home / "hicra").exists()
 
 
 @pytest.mark.parametrize("name", sorted(set(POLICY_LOSS_REGISTRY) - {"bypass_mode"}))
@@ -194,7 +194,7 @@ def test_verls_own_defaults_are_refused_by_name():
         HicraTrainer(_config("+hicra.lexicon=listing1", "algorithm.norm_adv_by_std_in_grpo=true"))
     with pytest.raises(HicraError, match="hicra.lexicon is missing"):
         HicraTrainer(_config())
-    with pytest.raises(HicraError, match="no lexicon|listing1"):
+    with pytest.raises(HicraError, match="listing2"):
         HicraTrainer(_config("+hicra.lexicon=listing2"))
 
 
@@ -293,6 +293,8 @@ def test_two_steps_on_two_nodes(base, two_nodes, tmp_path):
     for step in steps:
         assert 0 < step["hicra/changed_share"] <= step["hicra/planning_share"] < 1
         assert step["hicra/semantic_entropy"] >= 0
+        # What the actor was given, alpha |A| more than verl's own, which stays behind as returns.
+        assert step["critic/advantages/mean"] > step["critic/returns/mean"]
         assert step["actor/grad_norm"] > 0
         assert step["timing_s/hicra"] < step["timing_s/step"]
         assert (

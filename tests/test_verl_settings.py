@@ -41,11 +41,11 @@ def test_settings_have_the_papers_defaults():
         (_config({"alpha": "much"}), r"hicra\.alpha='much' is not a number"),
         (
             _config({"arm": "gated"}),
-            r"hicra\.arm='gated' compares completions or needs entropies.*hicra, grpo, symm",
+            r"hicra\.arm='gated' needs its group beside it.*choose one of hicra, grpo, symm",
         ),
         (
             _config({"arm": "high_entropy"}),
-            r"hicra\.arm='high_entropy' compares completions or needs entropies",
+            r"hicra\.arm='high_entropy' needs its group beside it, entropies",
         ),
         (_config({"arm": "hirca"}), r"hicra\.arm='hirca' is unknown; choose one of hicra, grpo, symmetric"),
         (_config(estimator="gae"), r"algorithm\.adv_estimator=gae: .*set algorithm\.adv_estimator=grpo"),

@@ -155,4 +155,4 @@ RolloutReplicaRegistry.register("cpu", lambda: Replica)
 
 def compute_score(data_source, solution_str, ground_truth, extra_info=None, **_):
     """A reward that differs within groups from the first step on."""
-    return float(len(solution_str) % 2)
+    return sum(map(ord, solution_str)) % 97 / 97

@@ -18,8 +18,8 @@ SEQUENCE_LOSSES = ("gspo", "geo_mean")  # one ratio a completion; tests/test_ver
 class Settings:
     """The keys of `hicra:`.
 
-    `lexicon` is the name of a shipped lexicon or a file that the driver can read. `divide_by_std=true` says
-    that advantages divided by their group's standard deviation are meant, which is not the paper's.
+    `lexicon` is the name of a shipped lexicon, or a file at the same path on every node. `divide_by_std=true`
+    says that advantages divided by their group's standard deviation are meant, which is not the paper's.
     """
 
     lexicon: str
@@ -57,11 +57,8 @@ def read_settings(config: Mapping) -> Settings:
 def _check_arm(arm: str) -> None:
     if arm in ROW_ARMS:
         return
-    why = (
-        "compares completions or needs entropies, which are not at hand in verl"
-        if arm in ARMS
-        else "is unknown"
-    )
+    known = "needs its group beside it, entropies or other settings, which verl does not give"
+    why = known if arm in ARMS else "is unknown"
     raise HicraError(f"hicra.arm={arm!r} {why}; choose one of {', '.join(ROW_ARMS)}")
 
 
