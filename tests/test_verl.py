@@ -19,7 +19,7 @@ import pandas as pd
 import ray
 import torch
 import transfer_queue as tq
-from hydra import compose, initialize_config_dir, initialize_config_module
+from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from ray.cluster_utils import Cluster
 from verl import DataProto
@@ -36,8 +36,6 @@ from hicra.verl.settings import SEQUENCE_LOSSES, read_settings
 from hicra.verl.trainer import HicraTrainer
 
 ROOT = Path(__file__).parent.parent
-RECIPES = ROOT / "recipes"
-SEARCH = "hydra.searchpath=[pkg://verl.trainer.config]"  # as main_ppo has it
 GRPO = ["algorithm.adv_estimator=grpo", "algorithm.norm_adv_by_std_in_grpo=false"]
 TEMPLATE = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
 
@@ -198,20 +196,30 @@ def test_verls_own_defaults_are_refused_by_name():
         HicraTrainer(_config("+hicra.lexicon=listing2"))
 
 
-@pytest.mark.parametrize("nodes", [1, 2])
-def test_the_recipe_is_one_that_verl_and_hicra_accept(nodes):
-    made = {}
-    for arm in ("hicra", "grpo"):
-        with initialize_config_dir(str(RECIPES), version_base=None):
-            made[arm] = compose(
-                "verl_qwen3_4b", overrides=[f"trainer.nnodes={nodes}", f"hicra.arm={arm}", SEARCH]
-            )
-        validate_config(made[arm], use_reference_policy=False, use_critic=False)
-        assert read_settings(made[arm]).arm == arm
-    lines = [OmegaConf.to_yaml(made[arm]).splitlines() for arm in ("hicra", "grpo")]
-    assert [pair for pair in zip(*lines, strict=True) if len(set(pair)) > 1] == [
-        ("  arm: hicra", "  arm: grpo")
-    ]
+def _recipe(arm):
+    """The configuration that the documented command trains with."""
+    command = [sys.executable, "-m", "verl.trainer.main_ppo", "--config-dir", "recipes"]
+    command += ["--config-name", "verl_qwen3_4b", f"hicra.arm={arm}", "--cfg", "job"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return OmegaConf.create(done.stdout[done.stdout.index("actor_rollout_ref:") :])
+
+
+def test_the_recipe_is_one_that_verl_and_hicra_accept():
+    made = {arm: _recipe(arm) for arm in ("hicra", "grpo")}
+    for arm, config in made.items():
+        assert read_settings(config).arm == arm
+        for nodes in (1, 2):
+            config.trainer.nnodes = nodes
+            validate_config(config, use_reference_policy=False, use_critic=False)
+    lines = [OmegaConf.to_yaml(config).splitlines() for config in made.values()]
+    differ = [pair for pair in zip(*lines, strict=True) if len(set(pair)) > 1]
+    assert differ == [("  arm: hicra", "  arm: grpo")]
+
+
+def test_the_recipes_reward_is_one_for_the_right_box():
+    answers = {r"so \boxed{\frac12}": 1.0, r"\boxed{3}": 0.0, "0.5": 0.0}
+    found = {text: compute_score("math", text, r"\frac{1}{2}") for text in answers}
+    assert found == answers
 
 
 # What turns any recipe into two steps that a CPU can make; `cpu` is the stand-ins' rollout engine.
@@ -271,12 +279,6 @@ def _sums(path):
     ]
     pd.DataFrame(rows).to_parquet(path)
     return path
-
-
-def test_the_recipes_reward_is_one_for_the_right_box():
-    answers = {r"so \boxed{\frac12}": 1.0, r"\boxed{3}": 0.0, "0.5": 0.0}
-    found = {text: compute_score("math", text, r"\frac{1}{2}") for text in answers}
-    assert found == answers
 
 
 def test_two_steps_on_two_nodes(base, two_nodes, tmp_path):
