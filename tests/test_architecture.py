@@ -23,6 +23,7 @@ METHOD = {
     "dynamics": "batches errors files lexicon planning words",
     "trainer_checks": "credit errors",
     "trainer": "batches credit planning trainer_checks",
+    "verl": "batches credit dynamics errors lexicon planning trainer_checks",
 }
 STUDY = {
     "study.sources": "",

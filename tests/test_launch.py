@@ -11,6 +11,7 @@ from hicra.study import launch
 from hicra.study.launch import places
 from hicra.study.profiles import get_profile
 from hicra.study.record.run_folder import RunError
+from hicra.study.training.process import check_share
 
 
 def _gpus(monkeypatch, n):
@@ -33,7 +34,7 @@ def test_runs_never_share_a_gpu(monkeypatch, gpus, processes, wanted):
 
 def test_more_processes_than_gpus_are_refused(monkeypatch):
     _gpus(monkeypatch, 1)
-    with pytest.raises(RunError, match="processes=2 need as many GPUs; there are 1"):
+    with pytest.raises(RunError, match="processes=2 need as many GPUs; there are 1: .* verl"):
         places(2)
 
 
@@ -45,3 +46,31 @@ def test_a_run_works_in_its_own_folder_where_unsloth_writes_its_files(monkeypatc
     assert started["cwd"] == tmp_path / "run"
     assert started["env"]["PYTHONPATH"].split(os.pathsep)[0] == str(PACKAGE.parent)  # the same hicra
     assert started["env"]["CUDA_VISIBLE_DEVICES"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({}, "1 processes were started for a run with processes=4"),
+        (
+            {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"},
+            "2 of the run's 4 processes are on this machine.* verl",
+        ),
+        (
+            {"WORLD_SIZE": "4", "ACCELERATE_USE_FSDP": "true"},
+            "ACCELERATE_USE_FSDP=true shards the policy.* verl",
+        ),
+        ({"WORLD_SIZE": "4", "ACCELERATE_USE_DEEPSPEED": "true"}, "ACCELERATE_USE_DEEPSPEED=true shards"),
+    ],
+)
+def test_a_run_that_would_wait_for_ever_is_refused(monkeypatch, environment, message):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(RunError, match=message):
+        check_share(4)
+
+
+def test_processes_of_one_machine_share_a_run(monkeypatch):
+    for name, value in {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4", "ACCELERATE_USE_FSDP": "false"}.items():
+        monkeypatch.setenv(name, value)
+    check_share(4)

@@ -16,6 +16,7 @@ What is logged goes where TRL's `report_to` says, TensorBoard, W&B or trackio, f
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from hicra.lexicon.lexicon import Lexicon
 from hicra.planning.tagger import PlanningTagger
 
 MATCH_TO = 256  # occurrences
+BLOCK = 32  # completions searched at once: of 16K tokens, a step's would be gigabytes
 
 
 class DynamicsMixin:
@@ -81,18 +83,10 @@ class DynamicsMixin:
         done = own_tokens(batch)  # (B, T)
         seen = taggable(batch, self._dynamics_tokenizer.eos_token_id)  # (B, T)
         planning = self._dynamics_tagger(batch["completion_ids"], seen)  # (B, T)
-        rows = [ids[mask].tolist() for ids, mask in zip(batch["completion_ids"], done, strict=True)]
-        texts = self._dynamics_tokenizer.batch_decode(rows, skip_special_tokens=True)
-        texts = own_texts(batch, texts, self._dynamics_tokenizer)
-        grams = self._dynamics_finder(texts).gram  # (M,)
-        n_grams = len(self._dynamics_finder.lexicon)
-        own = torch.tensor([*np.bincount(grams, minlength=n_grams), int(planning.sum()), int(done.sum())])
+        grams = gram_counts(batch, self._dynamics_finder, self._dynamics_tokenizer)  # (K,)
+        own = torch.tensor([*grams, int(planning.sum()), int(done.sum())])
         *counts, n_planning, n = self._summed(own).round().long().tolist()
-        metrics = {"planning_share": n_planning / max(n, 1), "occurrences": float(sum(counts))}
-        if sum(counts):
-            metrics["semantic_entropy"] = shannon_entropy(counts)
-        if sum(counts) >= self.match_to:
-            metrics["semantic_entropy_matched"] = rarefied_entropy(counts, self.match_to)
+        metrics = {"planning_share": n_planning / max(n, 1), **strategic_diversity(counts, self.match_to)}
         return metrics | (self._by_class(batch, planning, done) if self.token_metrics else {})
 
     def token_statistics(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -114,3 +108,25 @@ class DynamicsMixin:
         """The sums over all processes, (N,) float64 on the CPU."""
         values = values.double().to(self.accelerator.device)
         return self.accelerator.reduce(values, reduction="sum").cpu()
+
+
+def gram_counts(batch: dict[str, Tensor], finder: GramFinder, tokenizer) -> np.ndarray:
+    """Occurrences of each of the K grams of the finder's lexicon in a batch of completions, (K,)."""
+    own = own_tokens(batch)  # (B, T)
+    rows = [ids[mask].tolist() for ids, mask in zip(batch["completion_ids"], own, strict=True)]
+    texts = own_texts(batch, tokenizer.batch_decode(rows, skip_special_tokens=True), tokenizer)
+    counts = np.zeros(len(finder.lexicon), int)  # (K,)
+    for i in range(0, len(texts), BLOCK):
+        counts += np.bincount(finder(texts[i : i + BLOCK]).gram, minlength=counts.size)
+    return counts
+
+
+def strategic_diversity(counts: Sequence[int] | np.ndarray, match_to: int = MATCH_TO) -> dict[str, float]:
+    """Occurrences, and their entropies in bits where there are enough of them, of a step's counts (K,)."""
+    n = int(sum(counts))
+    metrics = {"occurrences": float(n)}
+    if n:
+        metrics["semantic_entropy"] = shannon_entropy(counts)
+    if n >= match_to:
+        metrics["semantic_entropy_matched"] = rarefied_entropy(counts, match_to)
+    return metrics

@@ -110,7 +110,10 @@ def places(processes: int) -> list[dict[str, str]]:
     if not gpus:
         return [{} for _ in range(os.cpu_count() or 1)]
     if gpus < processes:
-        raise RunError(f"processes={processes} need as many GPUs; there are {gpus}: set processes to {gpus}")
+        raise RunError(
+            f"processes={processes} need as many GPUs; there are {gpus}: set processes to {gpus}, or train "
+            "on several machines with verl (docs/verl.md)"
+        )
     groups = (range(i, i + processes) for i in range(0, gpus - processes + 1, processes))
     return [{"CUDA_VISIBLE_DEVICES": ",".join(map(str, group))} for group in groups]
 
@@ -138,6 +141,7 @@ def start(plan: RunPlan, folder: Path, place: Mapping[str, str] = MappingProxyTy
     }
     command = [sys.executable, "-m"]
     if plan.profile.processes > 1:
+        # All on this machine (training.process.check_share), so they meet by themselves.
         command += ["torch.distributed.run", "--standalone", "--nproc_per_node"]
         command += [str(plan.profile.processes), "-m"]
     command += ["hicra.study.training.process", json.dumps(asked)]

@@ -19,8 +19,14 @@ from contextlib import contextmanager
 import psutil
 
 from hicra.errors import HicraError
+from hicra.study.record.run_folder import RunError
 
 WATCH_SECONDS = 1.0
+SHARDED = (
+    "ACCELERATE_USE_FSDP",
+    "ACCELERATE_USE_DEEPSPEED",
+    "ACCELERATE_USE_MEGATRON_LM",
+)  # `accelerate launch`
 
 
 def main() -> None:
@@ -55,6 +61,32 @@ def _watch(launcher: int, parent: int) -> None:
         pass
     print("hicra: the process that started this run has ended, so it ends too", file=sys.stderr, flush=True)
     os._exit(1)
+
+
+def check_share(processes: int) -> None:
+    """Raise RunError unless this is one of so many processes of one machine, each with the whole policy.
+
+    The first of them evaluates and writes the run's folder, which the others read, while they wait for it:
+    with sharded parameters that would need them all, and on other machines there may be no such folder.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world != processes:
+        raise RunError(
+            f"{world} processes were started for a run with processes={processes}; "
+            "start runs by hicra.study.launch or notebooks, or set processes"
+        )
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    if here != world:
+        raise RunError(
+            f"{here} of the run's {world} processes are on this machine, and a run has one machine: set "
+            f"processes to {here}, or train on several with verl (docs/verl.md)"
+        )
+    for name in SHARDED:
+        if os.environ.get(name, "").lower() == "true":
+            raise RunError(
+                f"{name}=true shards the policy, and a run's first process evaluates it alone; unset it, or "
+                "train what does not fit one GPU with verl (docs/verl.md)"
+            )
 
 
 @contextmanager

@@ -21,9 +21,9 @@ from hicra.study.problems.prompts import explainer, fitting, held_out_tasks, pro
 from hicra.study.problems.sandbox_truth import explain_failure, true_spans
 from hicra.study.profiles import DEFAULTS, Profile
 from hicra.study.record import checkpoints
-from hicra.study.record.run_folder import Follower, RunError, RunFolder
+from hicra.study.record.run_folder import Follower, RunFolder
 from hicra.study.training.plan import RunPlan
-from hicra.study.training.process import certain_end
+from hicra.study.training.process import certain_end, check_share
 from hicra.study.training.settings import PACKAGES
 
 
@@ -175,14 +175,9 @@ def mixed_precision(profile: Profile, args) -> str:
 
 
 def _own_share(profile: Profile, folder: Path | str) -> RunFolder:
-    """The run's folder, as this process may use it. RunError for another number of processes than planned."""
-    world, rank = (int(os.environ.get(name, one)) for name, one in (("WORLD_SIZE", "1"), ("RANK", "0")))
-    if world != profile.processes:
-        raise RunError(
-            f"{world} processes were started for a run with processes={profile.processes}; "
-            "start runs by hicra.study.launch or notebooks, or set processes"
-        )
-    return RunFolder(folder) if rank == 0 else Follower(folder)
+    """The run's folder, as this process may use it. RunError where processes do not share as planned."""
+    check_share(profile.processes)
+    return RunFolder(folder) if os.environ.get("RANK", "0") == "0" else Follower(folder)
 
 
 def _finish(trainer, run: RunFolder, seconds: float) -> None:
