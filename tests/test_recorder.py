@@ -83,6 +83,8 @@ def test_a_row_holds_the_sums_and_counts_of_its_tokens():
     counts |= {"n_clipped": 1, "n_no_planning": 3, "n_credit_changed": 2, "length_sum": 10}
     counts |= {"n_planning": 2, "n_execution": 8, "n_high_entropy": 3, "n_high_entropy_planning": 1}
     assert {name: row[name] for name in counts} == counts
+    groups = {"group_successes": [1, 2], "group_planning": [2, 0], "group_planning_in_successes": [2, 0]}
+    assert {name: row[name] for name in groups} == groups
     assert row["reward_sum"] == 3.0
     assert row["reasons"] == {"right": 3, "truncated": 1}
     assert row["errors"] == {"planning": 1}
@@ -120,6 +122,7 @@ def test_the_shares_of_a_step_add_up():
     one = {
         "step": 3,
         "n": 2,
+        "group_planning": [4, 0],
         "nll": 0.5,
         "reasons": {"right": 1},
         "followers": {"a": {"x": 1}},
@@ -128,6 +131,7 @@ def test_the_shares_of_a_step_add_up():
     two = {
         "step": 3,
         "n": 1,
+        "group_planning": [3],
         "nll": 0.25,
         "reasons": {"wrong": 2},
         "followers": {"a": {"x": 1, "y": 1}},
@@ -137,6 +141,7 @@ def test_the_shares_of_a_step_add_up():
     assert add_rows([one, two]) == {
         "step": 3,
         "n": 3,
+        "group_planning": [4, 0, 3],
         "nll": 0.75,
         "reasons": {"right": 1, "wrong": 2},
         "followers": {"a": {"x": 2, "y": 1}},

@@ -19,7 +19,9 @@ from pydantic.dataclasses import dataclass
 from hicra.errors import HicraError
 from hicra.study import sources
 
-ARMS = ("grpo", "hicra", "entropy_reg", "high_entropy", "symmetric", "gated")
+# Those of hicra.credit for which the trainer knows everything: it gives no weight yet.
+ARMS = ("grpo", "hicra", "entropy_reg", "high_entropy", "symmetric", "scaled", "hicra_all", "scaled_all")
+ARMS += ("fork_mask", "entropy_shaped", "released", "gated")
 
 
 Whole = Annotated[int, Field(ge=0)]
