@@ -294,6 +294,14 @@ def publish(
 
 
 @app.command()
+def equation() -> None:
+    """Print the tables of docs/equation.md, by Monte Carlo."""
+    from hicra.study.equation import tables
+
+    print("\n".join(tables()))
+
+
+@app.command()
 def judge(
     records: Annotated[
         list[Path], typer.Option(metavar="RUN", help="Run folders whose failures are judged.")
