@@ -17,7 +17,7 @@ from hicra.study.problems.families import (
     problems,
     worked_solution,
 )
-from hicra.study.problems.families_truth import explain_failure, read, true_spans
+from hicra.study.problems.families_truth import choices, explain_failure, read, true_spans
 
 # 62 - 5 + 3 = 60; the limit of 58 does not count for a bus; the hint leads to 50 + 5 - 2 = 53.
 BUS = make_problem("bus", (62, 5, 3, 58, 50, 5, 2))
@@ -123,6 +123,15 @@ def test_a_completion_is_read_in_its_own_words():
     )
     assert told.steps == (("62 minus 5", 57), ("57 plus 3", 60), ("57 plus 3", 60))
     assert read("nothing") == (None, False, 0, (), (), None, None)
+
+
+def test_choices_are_counted_by_family_and_by_success():
+    texts = [PLAN + STEPS + END, PLAN + " We must mind the limit." + STEPS, "nothing"]
+    counted = choices([BUS, BUS, TOTAL], texts, [True, False, False])
+    assert counted["plans"] == {"bus/bus": 1, "bus/bus+limit": 1, "total/none": 1}
+    assert counted["plans_right"] == {"bus/bus": 1}
+    assert counted["neutral"] == {"so we get": 2, "and next": 2, "that leaves": 1}
+    assert counted["looks"] == 0
 
 
 def test_planning_phrases_are_marked_to_the_character_and_connectives_are_none():

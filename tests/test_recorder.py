@@ -47,6 +47,17 @@ def test_a_reward_keeps_what_grading_found_out():
     assert plain.graded.errors is None
 
 
+def test_a_reward_keeps_the_choices_that_were_counted():
+    reward = _reward(count=lambda problems, texts, right: {"plans": dict(zip(problems, right, strict=True))})
+    _graded(reward, ["\\boxed{5}", "so"], problem=["a", "b"])
+    assert reward.graded.choices == {"plans": {"a": True, "b": False}}
+    graded = GRADED._replace(choices={"neutral": {"and next": 2}})
+    row = step_row(
+        7, graded, _tokens(), graded.texts, lexicon=Lexicon.from_grams(["let us see"]), group_size=2
+    )
+    assert row["neutral"] == {"and next": 2}
+
+
 def test_a_completion_that_starts_inside_thinking_needs_its_end():
     texts = ["perhaps \\boxed{5}? no", "no. </think> \\boxed{5}"]
     assert _graded(_reward(), texts) == [1.0, 1.0]

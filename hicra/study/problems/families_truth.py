@@ -6,6 +6,8 @@ All of it works on what a policy sampled, not only on worked solutions.
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from hicra.study.problems.families import (
@@ -60,6 +62,24 @@ def read(completion: str) -> Reading:
         applied=(int(limits[-1][0]), int(limits[-1][1])) if limits else None,
         boxed=boxes[-1] if boxes else None,
     )
+
+
+def choices(problems: Sequence[SandboxProblem], completions: Sequence[str], right: Sequence[bool]) -> dict:
+    """What completions chose, counted: plans by family, those that were right, phrases that change nothing.
+
+    A plan is written "family/strategy", with "+limit" where the limit is announced.
+    """
+    told = [read(completion) for completion in completions]
+    plans = [
+        f"{problem.family}/{r.strategy or 'none'}{'+limit' if r.limited else ''}"
+        for problem, r in zip(problems, told, strict=True)
+    ]
+    return {
+        "plans": dict(Counter(plans)),
+        "plans_right": dict(Counter(plan for plan, won in zip(plans, right, strict=True) if won)),
+        "neutral": dict(Counter(phrase for r in told for phrase in r.neutral)),
+        "looks": sum(r.looks for r in told),
+    }
 
 
 def true_spans(text: str) -> list[Span]:

@@ -17,6 +17,7 @@ class World(NamedTuple):
     worked_solution: Callable  # (problem, rng)
     explain_failure: Callable[[SandboxProblem, str], Failure | None]
     true_spans: Callable[[str], list[Span]]
+    choices: Callable[..., dict] | None = None  # (problems, completions, right): counts for a step's record
 
 
 _FAMILIES = World(
@@ -25,6 +26,7 @@ _FAMILIES = World(
     families.worked_solution,
     families_truth.explain_failure,
     families_truth.true_spans,
+    families_truth.choices,
 )
 WORLDS = {
     "sandbox": World(

@@ -235,6 +235,7 @@ def _make_trainer(plan: RunPlan, run: RunFolder):
             ends=ends,
             prefilled_think=profile.prefilled_think,
             explain=partial(_explain, world) if world else None,
+            count=partial(_choices, world) if world and world.choices else None,
         ),
         recorder=recorder,
     )
@@ -253,6 +254,10 @@ def _credit_tagger(plan: RunPlan, tokenizer):
 def _explain(world: World, problem: str, completion: str) -> str:
     """The kind of a failure, by a row's column `problem`."""
     return world.explain_failure(problem_of_row(problem), completion).kind
+
+
+def _choices(world: World, problems: list[str], completions: list[str], right: list[bool]) -> dict:
+    return world.choices([problem_of_row(problem) for problem in problems], completions, right)
 
 
 def _short_rows(plan: RunPlan, tokenizer, run: RunFolder) -> list[dict]:

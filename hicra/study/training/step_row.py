@@ -63,6 +63,7 @@ def step_row(
         "reward_sum": graded.rewards.sum().item(),
         "reasons": dict(Counter(graded.reasons)),
         "errors": None if graded.errors is None else dict(Counter(filter(None, graded.errors))),
+        **(graded.choices or {}),
         "n_planning": int(planning.sum()),
         "n_execution": int((done & ~planning).sum()),
         "n_high_entropy": int(high.sum()),
