@@ -344,6 +344,18 @@ def sandbox_base(
     train_base(out)
 
 
+@app.command("families-base")
+def families_base(
+    out: Annotated[Path, typer.Option(help="Folder for the base policies.", callback=_folder)] = Path(
+        "data/families"
+    ),
+) -> None:
+    """Train the base policies of the families' world."""
+    from hicra.study.policy.families_pretraining import train_families_base
+
+    train_families_base(out)
+
+
 @app.command("sandbox-lexicon")
 def sandbox_lexicon(
     out: Annotated[

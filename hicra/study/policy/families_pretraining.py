@@ -39,8 +39,8 @@ def worked_examples(n: int, seed: int, habits: Habits) -> list[tuple[str, str]]:
 def train_families_base(
     out: Path,
     *,
-    skill_steps: int = 1500,
-    habit_steps: int = 500,
+    skill_steps: int = 700,
+    habit_steps: int = 200,
     batch_size: int = 32,
     learning_rate: float = 4e-3,
     seed: int = 0,
