@@ -8,6 +8,7 @@ import torch
 from hicra.lexicon.lexicon import Lexicon
 from hicra.study.launch import status
 from hicra.study.record.run_folder import RunError, RunFolder
+from hicra.study.training.gradient_norms import class_gradient_norms
 from hicra.study.training.guard import SKIPS_IN_A_ROW, UpdateGuard, unchanged
 from hicra.study.training.recorder import Recorder
 from hicra.study.training.reward import Graded, VerifiedAnswer
@@ -158,6 +159,18 @@ def test_the_shares_of_a_step_add_up():
         "followers": {"a": {"x": 2, "y": 1}},
         "errors": None,
     }
+
+
+def test_gradient_norms_by_class():
+    """Logits 0, 0: the gradient of log p_0 is (1/2, -1/2), here once for a planning token and twice without."""
+    logits = torch.zeros(2, requires_grad=True)
+    logps = logits.log_softmax(0)[torch.tensor([[0, 0], [0, 0]])]  # (2, 2)
+    planning = torch.tensor([[True, False], [False, True]])
+    done = torch.tensor([[True, True], [True, False]])
+    norms = class_gradient_norms([logits], logps, torch.tensor([2.0, 1.0]), planning, done)
+    unit = 0.5**0.5 / 3  # of an advantage of 1, in a mean over 3 tokens
+    assert norms["grad_norm_planning"] == pytest.approx(2 * unit)
+    assert norms["grad_norm_execution"] == pytest.approx(3 * unit)
 
 
 # --- the guards and the writer ---
