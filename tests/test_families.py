@@ -40,10 +40,18 @@ def test_worked_solutions_know_their_spans_and_their_outcome(seed):
 def test_without_a_slip_what_fails_is_the_plan():
     rng = random.Random(0)
     for problem in problems(400, 3):
-        text = worked_solution(problem, rng, Habits(slip=0.0)).text
+        text = worked_solution(problem, rng, Habits(slip=0.0, planless=0.0)).text
         told, failure = read(text), explain_failure(problem, text)
         assert (failure and failure.kind) in (None, "planning")
         assert (failure is None) == (str(outcome(problem, told.strategy, told.limited)) == problem.answer)
+
+
+def test_a_plan_that_is_not_said_is_followed_by_any_strategy():
+    rng, habits = random.Random(0), Habits(slip=0.0, limit=0.0, planless=1.0)
+    solutions = [worked_solution(p, rng, habits) for p in problems(800, 4)]
+    assert not any(read(s.text).strategy for s in solutions)
+    assert {s.strategies[0] for s in solutions} == set(STRATEGIES)
+    assert sum(s.correct for s in solutions) / 800 == pytest.approx((0.895 + 0.3) / 9, abs=0.04)
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +166,6 @@ def test_training_and_held_out_problems_are_disjoint_and_fixed():
 @pytest.mark.filterwarnings("default")
 def test_the_base_learns_skill_first_and_habit_after(tmp_path):
     train_families_base(tmp_path, skill_steps=1, habit_steps=2, batch_size=2)
-    skill, base = (tmp_path / name / "model.safetensors" for name in ("skill", "base"))
-    assert skill.read_bytes() != base.read_bytes()
-    assert skill.stat().st_size + base.stat().st_size < 12e6
+    easy, base = (tmp_path / name / "model.safetensors" for name in ("easy", "base"))
+    assert easy.read_bytes() != base.read_bytes()
+    assert easy.stat().st_size + base.stat().st_size < 12e6

@@ -9,6 +9,8 @@ a hint, and the base policy has the habit of using it: right in 30 % of all prob
   families the limit counts, in the others it does not, and it binds in a known share of the problems: so the
   announcement is worth `Family.limit_effect` to a solution that is right otherwise.
 - **A second look** does the last step once more. It changes neither the plan nor, on average, its success.
+- **A plan that is not said** ("We should.") names no strategy. In worked solutions any strategy follows it:
+  otherwise reinforcement learning finds that the right one can be carried out without being named.
 - **Connectives and conclusions** change nothing at all. Some have three words or more, so that the recipe for
   Strategic Grams may mark them, and some have two, so that it cannot.
 
@@ -142,6 +144,7 @@ class Habits(NamedTuple):
     slip: float = 0.15  # that a step states a value near the true one
     limit: float = 0.4
     look: float = 0.25
+    planless: float = 0.04  # that the plan stays unsaid; then any strategy follows, whatever the family
 
 
 HABITS = Habits()
@@ -226,8 +229,12 @@ def worked_solution(problem: SandboxProblem, rng: random.Random, habits: Habits 
     fits = [habits.fit if name == problem.family else 1.0 for name in FAMILIES]
     strategy = HINT if rng.random() < habits.hint else rng.choices(list(FAMILIES), fits)[0]
     limited, looks, out = rng.random() < habits.limit, rng.random() < habits.look, _Writer()
-    wording = rng.choice([w for w, name in WORDINGS.items() if name == strategy])
-    out.add(f"{rng.choice(FRAMES)} {wording}", strategy)
+    if rng.random() < habits.planless:
+        strategy = rng.choice(STRATEGIES)
+        out.add(rng.choice(FRAMES))
+    else:
+        wording = rng.choice([w for w, name in WORDINGS.items() if name == strategy])
+        out.add(f"{rng.choice(FRAMES)} {wording}", strategy)
     if limited:
         out.add(rng.choice(ANNOUNCEMENTS), "limit")
     value = _write_steps(out, program_of(strategy, problem), rng, habits.slip, looks)
