@@ -234,7 +234,7 @@ def _scaled(rollouts: Rollouts, mask: Tensor, alpha: float) -> Tensor:
         raise ValueError(f"rewards must be 0 or 1, got {min(wrong)}: only then is |A| a function of v and A")
     per_token = _broadcast(rollouts.advantages, mask)  # (B, T)
     v = _group_mean(rollouts.rewards.double(), size)  # (B,)
-    # G/(G-2): a sample is part of its group's mean, so that E[(1 - 2v) A] = (1 - 2/G) (1 - 2V) E[A].
+    # G/(G-2): a sample is part of its group's mean; without it the expected gradient has (1 - 2/G)(1 - 2V).
     factor = 1 + alpha * size / (size - 2) * (1 - 2 * v)  # (B,)
     return torch.where(mask, per_token * factor[:, None].to(per_token), per_token)  # (B, T)
 
