@@ -28,7 +28,7 @@ GRADED = Graded(
 
 
 def _reward(**changes):
-    return VerifiedAnswer(**{"group_size": 2, "end": 1, "prefilled_think": False, "explain": None, **changes})
+    return VerifiedAnswer(**{"group_size": 2, "ends": {1}, "prefilled_think": False, "explain": None, **changes})
 
 
 def _graded(reward, texts, **columns):
