@@ -23,7 +23,8 @@ from hicra.errors import HicraError
 from hicra.files import check_file, check_folder, data_root, study_data
 
 PROFILES = "sandbox, smollm2, colab or paper"
-ARMS = "grpo, hicra, high_entropy, entropy_reg, symmetric or gated"
+ARMS = "grpo, hicra, high_entropy, entropy_reg, symmetric, scaled, hicra_all, scaled_all, fork_mask, "
+ARMS += "entropy_shaped, released or gated"
 EPILOG = """
 Three commands to begin with:
 
@@ -293,6 +294,14 @@ def publish(
 
 
 @app.command()
+def equation() -> None:
+    """Print the tables of docs/equation.md, by Monte Carlo."""
+    from hicra.study.equation import tables
+
+    print("\n".join(tables()))
+
+
+@app.command()
 def judge(
     records: Annotated[
         list[Path], typer.Option(metavar="RUN", help="Run folders whose failures are judged.")
@@ -333,6 +342,18 @@ def sandbox_base(
     from hicra.study.policy.sandbox_pretraining import train_base
 
     train_base(out)
+
+
+@app.command("families-base")
+def families_base(
+    out: Annotated[Path, typer.Option(help="Folder for the base policies.", callback=_folder)] = Path(
+        "data/families"
+    ),
+) -> None:
+    """Train the base policies of the families' world."""
+    from hicra.study.policy.families_pretraining import train_families_base
+
+    train_families_base(out)
 
 
 @app.command("sandbox-lexicon")

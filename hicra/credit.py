@@ -1,7 +1,8 @@
 """Credit: from one advantage per completion to one advantage per token.
 
 `hicra_advantages` is the equation; `ARMS` holds it and what it is compared with, a function each. To add an
-arm, write its function and its row. Everything is pure torch. Rows of a batch are completions in the order in
+arm, write its function and its row. docs/equation.md says what the equation does, and which arms take it
+apart. Everything is pure torch. Rows of a batch are completions in the order in
 which they were sampled, so that the `group_size` completions of one prompt are adjacent; credit is assigned
 before any shuffle, because a shuffled micro-batch no longer knows its groups.
 
@@ -51,6 +52,7 @@ class Rollouts(NamedTuple):
     rewards: Tensor  # (B,)
     group_size: int
     high_entropy_share: float = 0.2  # of the completion tokens (paper, Table 1)
+    weight: float | None = None  # of planning tokens in this step; `weighted` and `yoked` need it
 
 
 def grpo(rollouts: Rollouts, alpha: float) -> Tensor:
@@ -76,25 +78,98 @@ def high_entropy(rollouts: Rollouts, alpha: float) -> Tensor:
     return hicra_advantages(rollouts.advantages, uncertain, alpha)  # (B, T)
 
 
-def gated(rollouts: Rollouts, alpha: float) -> Tensor:
-    """Second-hand: HICRA only in correct responses longer than their group's mean.
+def weighted(rollouts: Rollouts, alpha: float) -> Tensor:
+    """Ours: A_i * w on planning tokens, w = `rollouts.weight`; `alpha` is not used.
 
-    Not in the paper; reported by a third party from a released recipe, hence never a default. A response
-    is correct when its reward is positive.
+    w = 1 is GRPO, w = 1 + alpha is `symmetric`. As `yoked`, w is the mean weight of a HICRA run at each step:
+    that run without its choice of prompts and without its bonus.
     """
-    # In 64 bit, so that equal lengths never look "longer".
-    lengths = rollouts.completion_mask.sum(1, dtype=torch.float64)  # (B,)
-    longer = lengths > _group_mean(lengths, rollouts.group_size)  # (B,)
-    gate = (rollouts.rewards > 0) & longer  # (B,)
-    return hicra_advantages(rollouts.advantages, rollouts.planning_mask & gate[:, None], alpha)  # (B, T)
+    weight = rollouts.weight
+    if weight is None or not 0 <= weight < math.inf:
+        raise ValueError(
+            f"weight={weight!r} must be a finite number from 0 up: it multiplies planning credit"
+        )
+    per_token = _broadcast(rollouts.advantages, rollouts.planning_mask)  # (B, T)
+    return torch.where(rollouts.planning_mask, weight * per_token, per_token)  # (B, T)
+
+
+def scaled(rollouts: Rollouts, alpha: float) -> Tensor:
+    """Ours: HICRA's factor without its bonus, A_i * (1 + alpha * G/(G-2) * (1 - 2v)) on planning tokens.
+
+    v is the group's mean reward, G its size. In a group with successes and failures the factor lies between
+    1 - alpha (one failure) and 1 + alpha (one success). Raises ValueError for rewards other than 0 and 1, and
+    for G < 3, where such groups have v = 1/2 and nothing to scale.
+    """
+    return _scaled(rollouts, rollouts.planning_mask, alpha)  # (B, T)
+
+
+def hicra_all(rollouts: Rollouts, alpha: float) -> Tensor:
+    """Ours: HICRA on every completion token, without a lexicon."""
+    return hicra_advantages(rollouts.advantages, rollouts.completion_mask, alpha)  # (B, T)
+
+
+def scaled_all(rollouts: Rollouts, alpha: float) -> Tensor:
+    """Ours: `scaled` on every completion token, without a lexicon."""
+    return _scaled(rollouts, rollouts.completion_mask, alpha)  # (B, T)
+
+
+def fork_mask(rollouts: Rollouts, alpha: float) -> Tensor:
+    """Only the batch's most uncertain tokens learn (arXiv 2506.01939); `alpha` is not used.
+
+    The paper's loss is a mean over the tokens that are kept. Ours divides by all N completion tokens, so
+    each of the n kept ones has A_i * N/n. (TRL's `top_entropy_quantile` lacks that factor.)
+    """
+    kept = top_share(rollouts.entropies, rollouts.completion_mask, rollouts.high_entropy_share)  # (B, T)
+    per_token = _broadcast(rollouts.advantages, kept)  # (B, T)
+    gain = rollouts.completion_mask.sum() / kept.sum().clamp(min=1)  # ()
+    return torch.where(kept, gain.to(per_token) * per_token, 0)  # (B, T)
+
+
+def entropy_shaped(rollouts: Rollouts, alpha: float) -> Tensor:
+    """A_i + min(0.4 H, |A_i| / 2) on every completion token (arXiv 2506.14758); `alpha` is not used.
+
+    H is the token's entropy, 0.4 the paper's coefficient with GRPO.
+    """
+    _check("entropies", rollouts.entropies, rank=2, floating=True)
+    per_token = _broadcast(rollouts.advantages, rollouts.completion_mask)  # (B, T)
+    bonus = torch.minimum(0.4 * rollouts.entropies.detach().to(per_token), per_token.abs() / 2)  # (B, T)
+    return _amplify(per_token, bonus, rollouts.completion_mask)  # (B, T)
+
+
+def released(rollouts: Rollouts, alpha: float) -> Tensor:
+    """Second-hand: HICRA on planning tokens, and on uncertain ones of long correct completions.
+
+    Not in the paper; as a third party quotes the authors' training code, hence never a default. Uncertain is
+    the top 30 % of the batch's tokens by entropy, long is longer than the group's mean.
+    """
+    uncertain = top_share(rollouts.entropies, rollouts.completion_mask, 0.3)  # (B, T)
+    chosen = rollouts.planning_mask | uncertain & _long_and_correct(rollouts)[:, None]  # (B, T)
+    return hicra_advantages(rollouts.advantages, chosen, alpha)  # (B, T)
+
+
+def gated(rollouts: Rollouts, alpha: float) -> Tensor:
+    """HICRA only in correct completions longer than their group's mean.
+
+    An earlier reading of what `released` is now. It stays for the run records that were made with it.
+    """
+    chosen = rollouts.planning_mask & _long_and_correct(rollouts)[:, None]  # (B, T)
+    return hicra_advantages(rollouts.advantages, chosen, alpha)  # (B, T)
 
 
 ARMS: dict[str, Callable[[Rollouts, float], Tensor]] = {
     "grpo": grpo,
-    "hicra": hicra,  # a placebo is this with another lexicon
+    "hicra": hicra,  # a placebo is this with another lexicon, the oracle this with the true spans
     "entropy_reg": grpo,  # its bonus stands in the loss
     "high_entropy": high_entropy,
     "symmetric": symmetric,
+    "weighted": weighted,
+    "yoked": weighted,  # with another weight at every step
+    "scaled": scaled,
+    "hicra_all": hicra_all,
+    "scaled_all": scaled_all,
+    "fork_mask": fork_mask,
+    "entropy_shaped": entropy_shaped,
+    "released": released,
     "gated": gated,
 }
 
@@ -149,6 +224,25 @@ def top_share(values: Tensor, mask: Tensor, share: float) -> Tensor:
 def _amplify(per_token: Tensor, bonus: Tensor, mask: Tensor) -> Tensor:
     # A bonus of zero leaves the token alone: -0.0 + 0.0 is +0.0, and alpha=0 must keep every bit.
     return torch.where(mask & (bonus != 0), per_token + bonus, per_token)  # (B, T)
+
+
+def _scaled(rollouts: Rollouts, mask: Tensor, alpha: float) -> Tensor:
+    check_alpha(alpha)
+    if (size := rollouts.group_size) < 3:
+        raise ValueError(f"group_size={size} must be 3 or more: in a mixed group of 2, v is always 1/2")
+    if wrong := set(rollouts.rewards.tolist()) - {0, 1}:
+        raise ValueError(f"rewards must be 0 or 1, got {min(wrong)}: only then is |A| a function of v and A")
+    per_token = _broadcast(rollouts.advantages, mask)  # (B, T)
+    v = _group_mean(rollouts.rewards.double(), size)  # (B,)
+    # G/(G-2): a sample is part of its group's mean; without it the expected gradient has (1 - 2/G)(1 - 2V).
+    factor = 1 + alpha * size / (size - 2) * (1 - 2 * v)  # (B,)
+    return torch.where(mask, per_token * factor[:, None].to(per_token), per_token)  # (B, T)
+
+
+def _long_and_correct(rollouts: Rollouts) -> Tensor:
+    # In 64 bit, so that equal lengths never look "longer".
+    lengths = rollouts.completion_mask.sum(1, dtype=torch.float64)  # (B,)
+    return (rollouts.rewards > 0) & (lengths > _group_mean(lengths, rollouts.group_size))  # (B,)
 
 
 def _broadcast(advantages: Tensor, planning_mask: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from hicra.lexicon.lexicon import Lexicon
 from hicra.study.launch import status
 from hicra.study.record.run_folder import RunError, RunFolder
+from hicra.study.training.gradient_norms import class_gradient_norms
 from hicra.study.training.guard import SKIPS_IN_A_ROW, UpdateGuard, unchanged
 from hicra.study.training.recorder import Recorder
 from hicra.study.training.reward import Graded, VerifiedAnswer
@@ -27,7 +28,9 @@ GRADED = Graded(
 
 
 def _reward(**changes):
-    return VerifiedAnswer(**{"group_size": 2, "end": 1, "prefilled_think": False, "explain": None, **changes})
+    return VerifiedAnswer(
+        **{"group_size": 2, "ends": {1}, "prefilled_think": False, "explain": None, **changes}
+    )
 
 
 def _graded(reward, texts, **columns):
@@ -45,6 +48,17 @@ def test_a_reward_keeps_what_grading_found_out():
     assert reward.graded.rewards.tolist() == found
     _graded(plain := _reward(), ["\\boxed{5}", "so"])
     assert plain.graded.errors is None
+
+
+def test_a_reward_keeps_the_choices_that_were_counted():
+    reward = _reward(count=lambda problems, texts, right: {"plans": dict(zip(problems, right, strict=True))})
+    _graded(reward, ["\\boxed{5}", "so"], problem=["a", "b"])
+    assert reward.graded.choices == {"plans": {"a": True, "b": False}}
+    graded = GRADED._replace(choices={"neutral": {"and next": 2}})
+    row = step_row(
+        7, graded, _tokens(), graded.texts, lexicon=Lexicon.from_grams(["let us see"]), group_size=2
+    )
+    assert row["neutral"] == {"and next": 2}
 
 
 def test_a_completion_that_starts_inside_thinking_needs_its_end():
@@ -83,6 +97,8 @@ def test_a_row_holds_the_sums_and_counts_of_its_tokens():
     counts |= {"n_clipped": 1, "n_no_planning": 3, "n_credit_changed": 2, "length_sum": 10}
     counts |= {"n_planning": 2, "n_execution": 8, "n_high_entropy": 3, "n_high_entropy_planning": 1}
     assert {name: row[name] for name in counts} == counts
+    groups = {"group_successes": [1, 2], "group_planning": [2, 0], "group_planning_in_successes": [2, 0]}
+    assert {name: row[name] for name in groups} == groups
     assert row["reward_sum"] == 3.0
     assert row["reasons"] == {"right": 3, "truncated": 1}
     assert row["errors"] == {"planning": 1}
@@ -120,6 +136,7 @@ def test_the_shares_of_a_step_add_up():
     one = {
         "step": 3,
         "n": 2,
+        "group_planning": [4, 0],
         "nll": 0.5,
         "reasons": {"right": 1},
         "followers": {"a": {"x": 1}},
@@ -128,6 +145,7 @@ def test_the_shares_of_a_step_add_up():
     two = {
         "step": 3,
         "n": 1,
+        "group_planning": [3],
         "nll": 0.25,
         "reasons": {"wrong": 2},
         "followers": {"a": {"x": 1, "y": 1}},
@@ -137,11 +155,24 @@ def test_the_shares_of_a_step_add_up():
     assert add_rows([one, two]) == {
         "step": 3,
         "n": 3,
+        "group_planning": [4, 0, 3],
         "nll": 0.75,
         "reasons": {"right": 1, "wrong": 2},
         "followers": {"a": {"x": 2, "y": 1}},
         "errors": None,
     }
+
+
+def test_gradient_norms_by_class():
+    """Logits 0, 0: the gradient of log p_0 is (1/2, -1/2), here once for a planning token and twice without."""
+    logits = torch.zeros(2, requires_grad=True)
+    logps = logits.log_softmax(0)[torch.tensor([[0, 0], [0, 0]])]  # (2, 2)
+    planning = torch.tensor([[True, False], [False, True]])
+    done = torch.tensor([[True, True], [True, False]])
+    norms = class_gradient_norms([logits], logps, torch.tensor([2.0, 1.0]), planning, done)
+    unit = 0.5**0.5 / 3  # of an advantage of 1, in a mean over 3 tokens
+    assert norms["grad_norm_planning"] == pytest.approx(2 * unit)
+    assert norms["grad_norm_execution"] == pytest.approx(3 * unit)
 
 
 # --- the guards and the writer ---

@@ -19,11 +19,14 @@ from hicra.study.problems.prompts import (
     explainer,
     fitting,
     held_out_tasks,
+    problem_of_row,
     training_tasks,
     worked_rows,
 )
 from hicra.study.problems.sandbox import is_held_out
+from hicra.study.problems.worlds import WORLDS
 from hicra.study.profiles import get_profile
+from hicra.study.sources import MADE
 
 
 @pytest.fixture
@@ -171,3 +174,20 @@ def test_training_problems_of_a_benchmark_are_left_out(arithmetic, tmp_path):
 def test_nobody_knows_the_true_spans_of_other_problems(arithmetic):
     score = score_on_true_spans(Lexicon.load("listing1"), [Rollout("p", "let me check", True)], arithmetic)
     assert all(math.isnan(value) for value in score[:3])
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_a_made_set_gives_tasks_solutions_and_exact_labels(name):
+    profile = get_profile("sandbox", problem_set=name, eval_problems=16)
+    tasks, held_out = training_tasks(profile, 16, 3), held_out_tasks(profile)
+    assert tasks == training_tasks(profile, 16, 3)
+    assert not {t.prompt for t in tasks} & {t.prompt for t in held_out}
+    assert len(worked_rows(profile, 4)) == 4
+    for task in tasks:
+        assert problem_of_row(task.row()["problem"]) == task.world
+        assert explainer(profile)(task, f"\\boxed{{{task.answer}}}") is None
+        assert explainer(profile)(task, "no plan").kind == "planning"
+
+
+def test_every_set_that_is_made_is_named():
+    assert tuple(WORLDS) == MADE

@@ -176,6 +176,8 @@ def test_what_decides_a_run_is_in_its_settings(smoke):
     assert one["prompts_sha256"] != plan_run(study, "grpo", 1).settings["prompts_sha256"]
     with pytest.raises(ValueError, match="unknown arm 'hicro'"):
         plan_run(study, "hicro", 0)
+    with pytest.raises(ValueError, match="'scaled' needs a group_size of 3 or more, not 2"):
+        plan_run(get_profile("sandbox", group_size=2), "scaled", 0)
     assert plan_run(study, "grpo", 0).tasks == plan_run(study, "hicra", 0).tasks
 
 

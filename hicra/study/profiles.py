@@ -19,7 +19,9 @@ from pydantic.dataclasses import dataclass
 from hicra.errors import HicraError
 from hicra.study import sources
 
-ARMS = ("grpo", "hicra", "entropy_reg", "high_entropy", "symmetric", "gated")
+# Those of hicra.credit for which the trainer knows everything: it gives no weight yet.
+ARMS = ("grpo", "hicra", "entropy_reg", "high_entropy", "symmetric", "scaled", "hicra_all", "scaled_all")
+ARMS += ("fork_mask", "entropy_shaped", "released", "gated")
 
 
 Whole = Annotated[int, Field(ge=0)]
@@ -117,7 +119,7 @@ class Profile:
             yield f"seeds={list(self.seeds)} name a seed twice; give distinct ones"
         if "{problem}" not in self.prompt_template:
             yield f"prompt_template={self.prompt_template!r} has no {{problem}}; put it in"
-        if self.credit_lexicon == sources.ORACLE and self.problem_set != sources.SANDBOX:
+        if self.credit_lexicon == sources.ORACLE and self.problem_set not in sources.MADE:
             told = sources.set_title(self.problem_set)
             yield f"credit_lexicon='oracle': the true spans of {told!r} are unknown; name a lexicon"
         if self.report_to and importlib.util.find_spec(self.report_to) is None:

@@ -21,7 +21,7 @@ from hicra.lexicon.corpus import HUB
 from hicra.lexicon.lexicon import shipped
 
 PACKAGE = "package:"  # a base's prefix for GGUF weights that are installed as a package
-SANDBOX = "sandbox"  # the problem set that is made, not read
+MADE = ("sandbox", "families", "families-even")  # problem sets that are made, not read
 SAME, ORACLE = "same", "oracle"  # what may stand for a credit lexicon
 
 
@@ -32,7 +32,7 @@ def problem_set_records() -> dict[str, dict]:
 
 
 def problem_set_names() -> list[str]:
-    return [SANDBOX, *problem_set_records()]
+    return [*MADE, *problem_set_records()]
 
 
 def base_names() -> list[str]:

@@ -16,9 +16,9 @@ from hicra.planning.scores import TokenScore, token_scores
 from hicra.planning.tagger import PlanningTagger, SpanTagger
 from hicra.study.problems.grading import grade
 from hicra.study.problems.prompts import training_tasks
-from hicra.study.problems.sandbox_truth import true_spans
+from hicra.study.problems.worlds import WORLDS
 from hicra.study.profiles import Profile
-from hicra.study.sources import SANDBOX, set_title
+from hicra.study.sources import set_title
 
 
 class Rollout(NamedTuple):
@@ -72,11 +72,12 @@ def lexicon_of(rollouts: Sequence[Rollout], profile: Profile, name: str, seed: i
 
 
 def score_on_true_spans(lexicon: Lexicon, rollouts: Sequence[Rollout], profile: Profile) -> TokenScore:
-    """Token precision, recall and F1 of the lexicon's planning mask against the sandbox's own.
+    """Token precision, recall and F1 of the lexicon's planning mask against the world's own.
 
-    Not a number where the problem set is another: nobody knows its true spans.
+    Not a number where the problems are not made: nobody knows their true spans.
     """
-    if profile.problem_set != SANDBOX:
+    world = WORLDS.get(profile.problem_set)
+    if world is None:
         return TokenScore(math.nan, math.nan, math.nan, marked=0, true=0)
     from transformers import AutoTokenizer
 
@@ -84,6 +85,6 @@ def score_on_true_spans(lexicon: Lexicon, rollouts: Sequence[Rollout], profile: 
     tokenizer.padding_side = "right"
     batch = tokenizer([r.text for r in rollouts], return_tensors="pt", padding=True)
     ids, mask = batch["input_ids"], batch["attention_mask"]  # (B, T)
-    truth = SpanTagger(lambda text: [s[:2] for s in true_spans(text)], tokenizer)(ids, mask)
+    truth = SpanTagger(lambda text: [s[:2] for s in world.true_spans(text)], tokenizer)(ids, mask)
     found: torch.Tensor = PlanningTagger(lexicon, tokenizer)(ids, mask)  # (B, T)
     return token_scores(found, truth)

@@ -123,19 +123,46 @@ def train_base(
     set_seed(seed)
     pairs = worked_examples(PAIRS_PER_ROW * steps * batch_size, seed)
     tokenizer = make_tokenizer([p + a for p, a in pairs[:20000]])
-    model = LlamaForCausalLM(
+    folders = {weak_steps: Path(out) / "weak", steps: Path(out) / "base"}
+    fit(
+        new_model(tokenizer, SHAPE),
+        tokenizer,
+        packed_rows(pairs, tokenizer, WIDTH),
+        folders,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        seed=seed,
+    )
+
+
+def new_model(tokenizer, shape: dict) -> LlamaForCausalLM:
+    """A Llama of this shape with random weights."""
+    return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id,
             bos_token_id=None,
-            **SHAPE,
+            **shape,
         )
     )
+
+
+def fit(
+    model: LlamaForCausalLM,
+    tokenizer,
+    rows: list[dict],
+    folders: dict[int, Path],
+    *,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+) -> None:
+    """Train on packed rows until the last step of `folders`, which names where the policies are saved."""
     arguments = TrainingArguments(
-        output_dir=str(Path(out) / "log"),
+        output_dir=str(folders[max(folders)].parent / "log"),
         per_device_train_batch_size=batch_size,
-        max_steps=steps,
+        max_steps=max(folders),
         learning_rate=learning_rate,
         lr_scheduler_type="cosine_with_min_lr",
         lr_scheduler_kwargs={"min_lr_rate": 0.1},
@@ -150,10 +177,5 @@ def train_base(
         disable_tqdm=True,
         use_cpu=True,
     )
-    save = _SaveAt({weak_steps: Path(out) / "weak", steps: Path(out) / "base"}, tokenizer)
-    Trainer(
-        model=model,
-        args=arguments,
-        train_dataset=packed_rows(pairs, tokenizer, WIDTH),
-        callbacks=[save],
-    ).train()
+    callbacks = [_SaveAt(folders, tokenizer)]
+    Trainer(model=model, args=arguments, train_dataset=rows, callbacks=callbacks).train()

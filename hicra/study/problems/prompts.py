@@ -1,6 +1,6 @@
 """What a policy is asked: the prompts of a profile's problem set, with their gold answers.
 
-The sandbox's problems carry their world, by which failures are labelled exactly; others do not.
+Problems that are made carry what they are made of, by which failures are labelled exactly; others do not.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from typing import NamedTuple
 from hicra.errors import HicraError
 from hicra.study.problems.contamination import Report, refuse_contaminated
 from hicra.study.problems.problem_sets import Fields, Problem, read_set, samples_of, set_name, split
-from hicra.study.problems.sandbox import SandboxProblem, is_held_out, problems, worked_solution
-from hicra.study.problems.sandbox_truth import Failure, explain_failure
+from hicra.study.problems.sandbox import SandboxProblem
+from hicra.study.problems.sandbox_truth import Failure
+from hicra.study.problems.worlds import WORLDS
 from hicra.study.profiles import Profile
-from hicra.study.sources import SANDBOX, set_title
+from hicra.study.sources import set_title
 
 
 class Task(NamedTuple):
-    """A prompt as the policy reads it, the gold answer, and the sandbox problem behind it, if any."""
+    """A prompt as the policy reads it, the gold answer, and the problem that was made for it, if any."""
 
     prompt: str
     answer: str
@@ -36,24 +37,24 @@ class Task(NamedTuple):
 
 
 def problem_of_row(column: str) -> SandboxProblem:
-    """The sandbox problem that a row's column `problem` holds."""
+    """The problem that a row's column `problem` holds."""
     world = json.loads(column)
     return SandboxProblem(**{**world, "numbers": tuple(world["numbers"])})
 
 
 def training_tasks(profile: Profile, n: int, seed: int) -> list[Task]:
     """`n` training tasks in the order in which the seed's runs see them; they may recur."""
-    if profile.problem_set == SANDBOX:
-        chosen = problems(n, seed)
-        assert not any(map(is_held_out, chosen))
+    if world := WORLDS.get(profile.problem_set):
+        chosen = world.problems(n, seed)
+        assert not any(map(world.is_held_out, chosen))
         return [_task(profile, p) for p in chosen]
     return [_task(profile, p) for p in _cycled(_split(profile)[0], n, f"tasks-{seed}")]
 
 
 def held_out_tasks(profile: Profile) -> list[Task]:
     """The profile's fixed evaluation tasks: the same for every arm and seed, never trained on."""
-    if profile.problem_set == SANDBOX:
-        return [_task(profile, p) for p in problems(profile.eval_problems, 0, held_out=True)]
+    if world := WORLDS.get(profile.problem_set):
+        return [_task(profile, p) for p in world.problems(profile.eval_problems, 0, held_out=True)]
     return [_task(profile, p) for p in _split(profile)[1]]
 
 
@@ -80,10 +81,10 @@ def prompt_text(profile: Profile, problem: str) -> str:
     return profile.prompt_template.replace("{problem}", problem)
 
 
-def worked_pairs(n: int, seed: int) -> list[tuple[SandboxProblem, str]]:
-    """`n` of the sandbox's training problems, each with a worked solution."""
-    rng = random.Random(f"worked-{seed}")
-    return [(p, worked_solution(p, rng).text) for p in problems(n, seed)]
+def worked_pairs(n: int, seed: int, world: str = "sandbox") -> list[tuple[SandboxProblem, str]]:
+    """`n` of a made set's training problems, each with a worked solution."""
+    made, rng = WORLDS[world], random.Random(f"worked-{seed}")
+    return [(p, made.worked_solution(p, rng).text) for p in made.problems(n, seed)]
 
 
 def worked_rows(profile: Profile, n: int) -> list[dict[str, str]]:
@@ -91,8 +92,8 @@ def worked_rows(profile: Profile, n: int) -> list[dict[str, str]]:
 
     Raises HicraError for a problem set without solutions.
     """
-    if profile.problem_set == SANDBOX:
-        pairs = [(p.problem, text) for p, text in worked_pairs(n, seed=0)]
+    if profile.problem_set in WORLDS:
+        pairs = [(p.problem, text) for p, text in worked_pairs(n, 0, profile.problem_set)]
     else:
         solved = [p for p in _split(profile)[0] if p.solution]
         if not solved:
@@ -121,9 +122,9 @@ def _cycled(problems: Sequence[Problem], n: int, seed: str) -> list[Problem]:
 
 def explainer(profile: Profile) -> Callable[[Task, str], Failure | None] | None:
     """What labels a failed completion of a task, or None where the problem set has no exact labels."""
-    if profile.problem_set != SANDBOX:
-        return None
-    return lambda task, completion: explain_failure(task.world, completion)
+    if world := WORLDS.get(profile.problem_set):
+        return lambda task, completion: world.explain_failure(task.world, completion)
+    return None
 
 
 def _task(profile: Profile, problem: SandboxProblem | Problem) -> Task:

@@ -35,10 +35,14 @@ def plan_run(profile: Profile, arm: str, seed: int, condition: str = "") -> RunP
     """The plan of a run; `condition` is the arm's name where it is not given.
 
     The seed decides the prompts, so arms of one seed see the same in the same order. Raises HicraError for an
-    unknown arm, and what the lexicons and the problem set raise.
+    unknown arm, a group that is too small for it, and what the lexicons and the problem set raise.
     """
     if arm not in ARMS:
         raise HicraError(f"unknown arm {arm!r}; choose one of: {', '.join(ARMS)}")
+    if arm in ("scaled", "scaled_all") and profile.group_size < 3:
+        raise HicraError(
+            f"arm {arm!r} needs a group_size of 3 or more, not {profile.group_size}: see its docstring"
+        )
     tasks = tuple(training_tasks(profile, profile.steps * profile.prompts_per_step, seed))
     observed, credited = Lexicon.load(profile.lexicon), _credited(profile, seed)
     settings = decisive_settings(profile, arm, seed, tasks=tasks, observed=observed, credited=credited)

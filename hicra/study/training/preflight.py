@@ -25,7 +25,7 @@ from hicra.lexicon.lexicon import Lexicon
 from hicra.study.problems.grading import grade
 from hicra.study.problems.prompts import clean_problems, fitting, training_tasks
 from hicra.study.profiles import Profile
-from hicra.study.sources import SANDBOX, set_title
+from hicra.study.sources import MADE, set_title
 from hicra.study.training.estimates import CARDS, SLOWER, memory_bytes, step_seconds
 from hicra.study.training.settings import PACKAGES
 
@@ -142,8 +142,8 @@ def check_device(profile: Profile) -> Check:
 
 def check_problems(profile: Profile) -> Check:
     """Training problems that stand in a benchmark are left out; how many."""
-    if profile.problem_set == SANDBOX:
-        return Check("problems", "made by the sandbox; held-out ones differ in their numbers")
+    if profile.problem_set in MADE:
+        return Check("problems", f"made by the {profile.problem_set}; held-out ones differ in their numbers")
     problems, report = clean_problems(profile)
     removed = str(report).splitlines()[0] if report else "no benchmark named to check against"
     return Check("problems", f"{len(problems)} in {set_title(profile.problem_set)}; {removed}")

@@ -22,13 +22,15 @@ class Graded(NamedTuple):
     reasons: list[str]  # why the reward is what it is
     errors: list[str | None] | None  # the kind of each failure; None where failures have no exact labels
     rewards: Tensor  # (B,)
+    choices: dict | None = None  # what was chosen, counted, where the problems' world knows it
 
 
 class VerifiedAnswer:
     """TRL's reward function, by the data set's columns `answer` and `problem`.
 
     TRL hands on the rewards alone; what else was found stands in `graded` until the next call.
-    `explain(problem, completion)` gives a failure's kind, or is None where nothing has exact labels.
+    `explain(problem, completion)` gives a failure's kind, `count(problems, completions, right)` the choices
+    that were made; both are None where nothing is known exactly.
     """
 
     __name__ = "verified_answer"  # TRL names rewards by this
@@ -40,9 +42,10 @@ class VerifiedAnswer:
         ends: Collection[int],
         prefilled_think: bool,
         explain: Callable[[str, str], str] | None,
+        count: Callable[..., dict] | None = None,
     ) -> None:
         self.group_size, self.ends = group_size, ends
-        self.prefilled_think, self.explain = prefilled_think, explain
+        self.prefilled_think, self.explain, self.count = prefilled_think, explain, count
         self.graded: Graded | None = None
 
     def __call__(self, prompts, completions, completion_ids, answer, problem, **_) -> list[float]:
@@ -60,7 +63,8 @@ class VerifiedAnswer:
             for p, c, g in zip(problem, completions, grades, strict=True)
         ]
         rewards = torch.tensor([g.reward for g in grades])  # (B,)
-        self.graded = Graded(prompts, completions, ended, reasons, errors, rewards)
+        choices = self.count and self.count(problem, completions, [g.reward > 0 for g in grades])
+        self.graded = Graded(prompts, completions, ended, reasons, errors, rewards, choices)
         return rewards.tolist()
 
 

@@ -18,7 +18,7 @@ from hicra.study.policy.model_card import model_card
 
 from hicra.files import folder_sha256
 from hicra.study.problems.prompts import explainer, fitting, held_out_tasks, problem_of_row
-from hicra.study.problems.sandbox_truth import explain_failure, true_spans
+from hicra.study.problems.worlds import WORLDS, World
 from hicra.study.profiles import DEFAULTS, Profile
 from hicra.study.record import checkpoints
 from hicra.study.record.run_folder import Follower, RunFolder
@@ -206,6 +206,7 @@ def _make_trainer(plan: RunPlan, run: RunFolder):
     from hicra.study.training.study_trainer import RecordCallback, SealCallback, StudyMixin
 
     profile, seed = plan.profile, plan.seed
+    world = WORLDS.get(profile.problem_set)
     model, tokenizer = load_base(profile, lora_rank=profile.lora_rank, seed=seed, vllm=profile.vllm)
     ends = unsloth_models.ends(model, tokenizer)
     recorder = Recorder(run)
@@ -234,7 +235,8 @@ def _make_trainer(plan: RunPlan, run: RunFolder):
             group_size=profile.group_size,
             ends=ends,
             prefilled_think=profile.prefilled_think,
-            explain=_explain if explainer(profile) else None,
+            explain=partial(_explain, world) if world else None,
+            count=partial(_choices, world) if world and world.choices else None,
         ),
         recorder=recorder,
     )
@@ -246,12 +248,17 @@ def _credit_tagger(plan: RunPlan, tokenizer):
 
     if plan.credited:
         return PlanningTagger(plan.credited, tokenizer)
-    return SpanTagger(lambda text: [span[:2] for span in true_spans(text)], tokenizer)
+    spans_of = WORLDS[plan.profile.problem_set].true_spans
+    return SpanTagger(lambda text: [span[:2] for span in spans_of(text)], tokenizer)
 
 
-def _explain(problem: str, completion: str) -> str:
+def _explain(world: World, problem: str, completion: str) -> str:
     """The kind of a failure, by a row's column `problem`."""
-    return explain_failure(problem_of_row(problem), completion).kind
+    return world.explain_failure(problem_of_row(problem), completion).kind
+
+
+def _choices(world: World, problems: list[str], completions: list[str], right: list[bool]) -> dict:
+    return world.choices([problem_of_row(problem) for problem in problems], completions, right)
 
 
 def _short_rows(plan: RunPlan, tokenizer, run: RunFolder) -> list[dict]:

@@ -1,6 +1,7 @@
 """A step's rollouts -> its row of steps.jsonl: the sufficient statistics that dynamics/step_table.py reads.
 
-Sums and counts are kept, not means, so that any later definition can be computed from them.
+Sums and counts are kept, not means, so that any later definition can be computed from them. What HICRA makes
+of a step depends on each group's successes and planning tokens (docs/equation.md): these are kept by group.
 """
 
 from __future__ import annotations
@@ -45,12 +46,16 @@ def step_row(
     grams, followers = gram_counts(texts, lexicon)
     nll, entropy = class_sums(-tokens.logps, planning, done), class_sums(tokens.entropies, planning, done)
     groups = graded.rewards.view(-1, group_size)  # (B/G, G)
+    plans = planning.sum(1).view(-1, group_size).to(groups)  # (B/G, G)
     return {
         "step": step,
         "n_completions": len(graded.texts),
         "n_groups": len(groups),
         "n_zero_variance_groups": int((groups.std(1, correction=0) == 0).sum()),
         "n_solved_groups": int((groups > 0).any(1).sum()),
+        "group_successes": (groups > 0).sum(1).tolist(),
+        "group_planning": plans.sum(1).int().tolist(),
+        "group_planning_in_successes": (plans * (groups > 0)).sum(1).int().tolist(),
         "n_clipped": graded.ended.count(False),
         "n_no_planning": int((~planning.any(1)).sum()),
         "n_credit_changed": int(changed.sum()),
@@ -58,6 +63,7 @@ def step_row(
         "reward_sum": graded.rewards.sum().item(),
         "reasons": dict(Counter(graded.reasons)),
         "errors": None if graded.errors is None else dict(Counter(filter(None, graded.errors))),
+        **(graded.choices or {}),
         "n_planning": int(planning.sum()),
         "n_execution": int((done & ~planning).sum()),
         "n_high_entropy": int(high.sum()),
@@ -70,7 +76,7 @@ def step_row(
 
 
 def add_rows(rows: Sequence[dict]) -> dict:
-    """One row of a step from its shares, a process each: sums and counts add, also inside of them."""
+    """One row of a step from its shares, a process each: sums and counts add, lists go on."""
     total = dict(rows[0])
     for row in rows[1:]:
         for name, value in row.items():
