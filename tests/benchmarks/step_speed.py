@@ -22,6 +22,7 @@ from pathlib import Path
 from unittest import mock
 
 from hicra.study.policy import unsloth_models  # noqa: F401  (before torch)
+from hicra.study.policy.float32_products import linear_precision, products
 
 import numpy as np
 import torch
@@ -140,6 +141,21 @@ def table(seconds: dict[str, list[dict[str, float]]]) -> Iterator[str]:
     yield f"| times as fast: median of pairs [min, max] | {' | '.join(told)} |"
 
 
+def peak() -> str:
+    """What this machine's products reach, by which a step's seconds can be judged."""
+    left, right = torch.randn(2048, 512), torch.randn(512, 1024)
+    found = []
+    for precision in ("highest", "medium"):
+        with products(precision):
+            left @ right
+            started = time.process_time()
+            for _ in range(20):
+                left @ right
+        gigaflops = 20 * 2 * 2048 * 512 * 1024 / (time.process_time() - started) / 1e9
+        found.append(f"{gigaflops:.0f} GFLOP/s at {precision!r}")
+    return f"32-bit products, one thread: {', '.join(found)}; used for linear maps: {linear_precision()!r}"
+
+
 def median(seconds, part: str) -> float:
     return float(np.median([step.get(part, 0.0) for step in next(iter(seconds.values()))]))
 
@@ -155,6 +171,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.side_by_side == 1:
         torch.set_num_threads(1)
+        print(peak())
         print("\n".join(table(measure(options))))
         return
     command = [sys.executable, "-m", "tests.benchmarks.step_speed", *sys.argv[1:], "--side-by-side", "1"]
