@@ -16,10 +16,10 @@ endef
 study: $(STAMP)
 	$(BIN)/python -m hicra study --profile $(PROFILE)
 
-# The whole suite, which CI runs.
+# The whole suite, which CI runs, two files at a time.
 test: $(STAMP)
 	$(CHECKS)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # While working: no training, no notebooks, nothing slow.
 quick: $(STAMP)
