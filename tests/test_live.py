@@ -110,8 +110,8 @@ def test_beside_hicra_the_lexicon_is_the_credit_s(trained, tmp_path):
         reward_funcs=by_length,
         planning_tagger=PlanningTagger(Lexicon.load("sandbox"), tokenizer),
     )
-    assert make()._dynamics_finder.lexicon == Lexicon.load("sandbox")
-    assert make(dynamics_lexicon="listing1")._dynamics_finder.lexicon == Lexicon.load("listing1")
+    assert make().gram_finder.lexicon == Lexicon.load("sandbox")
+    assert make(dynamics_lexicon="listing1").gram_finder.lexicon == Lexicon.load("listing1")
 
 
 def test_what_a_tool_wrote_is_not_counted(trained):

@@ -5,6 +5,7 @@ import json
 import math
 import subprocess
 import sys
+import unicodedata
 from html.parser import HTMLParser
 
 import numpy as np
@@ -82,7 +83,9 @@ def test_changes_are_those_of_the_ends():
     assert row["low"] < row["change"] < row["high"]
 
 
-TEXT = st.text(st.sampled_from("wait so let me check.,\n$'# \u00e9\u0130\U0001f600ab"), max_size=60)
+TEXT = st.text(
+    st.sampled_from("wait so let me check.,\n$'# \u00e9\u0301\u4e2d<|>\u0130\U0001f600ab"), max_size=60
+)
 
 
 @given(st.lists(TEXT, max_size=6))
@@ -105,6 +108,15 @@ def test_many_texts_at_once_are_as_each_by_itself(texts):
                 own[key] = own.get(key, 0) + 1
     assert sum(counts.values()) == len(matches)
     assert {g: dict(f) for g, f in followers.items()} == expected
+
+
+def test_a_letter_is_found_however_it_was_typed():
+    lexicon = Lexicon.from_grams(["d\u00e9j\u00e0 vu", "\uac01 \ub098"])
+    typed = [
+        unicodedata.normalize(form, "D\u00e9j\u00e0 vu, \uac01 \ub098 \ub2e4") for form in ("NFC", "NFD")
+    ]
+    one, two = (gram_counts([text], GramFinder(lexicon)) for text in typed)
+    assert one == two == ({"d\u00e9j\u00e0 vu": 1, "\uac01 \ub098": 1}, {"\uac01 \ub098": {"\ub2e4": 1}})
 
 
 def _write(folder, kind):

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from hicra.dynamics.occurrences import GramFinder, gram_counts
 from hicra.lexicon.lexicon import Lexicon
 from hicra.study.launch import status
 from hicra.study.record.run_folder import RunError, RunFolder
@@ -12,7 +13,7 @@ from hicra.study.training.gradient_norms import class_gradient_norms
 from hicra.study.training.guard import SKIPS_IN_A_ROW, UpdateGuard, unchanged
 from hicra.study.training.recorder import Recorder
 from hicra.study.training.reward import Graded, VerifiedAnswer
-from hicra.study.training.step_row import Tokens, add_rows, gram_counts, rollout_rows, step_row
+from hicra.study.training.step_row import Tokens, add_rows, rollout_rows, step_row
 
 GRADED = Graded(
     prompts=["p", "p", "q", "q"],
@@ -56,7 +57,12 @@ def test_a_reward_keeps_the_choices_that_were_counted():
     assert reward.graded.choices == {"plans": {"a": True, "b": False}}
     graded = GRADED._replace(choices={"neutral": {"and next": 2}})
     row = step_row(
-        7, graded, _tokens(), graded.texts, lexicon=Lexicon.from_grams(["let us see"]), group_size=2
+        7,
+        graded,
+        _tokens(),
+        graded.texts,
+        finder=GramFinder(Lexicon.from_grams(["let us see"])),
+        group_size=2,
     )
     assert row["neutral"] == {"and next": 2}
 
@@ -91,7 +97,12 @@ def _tokens():
 
 def test_a_row_holds_the_sums_and_counts_of_its_tokens():
     row = step_row(
-        7, GRADED, _tokens(), GRADED.texts, lexicon=Lexicon.from_grams(["let us see"]), group_size=2
+        7,
+        GRADED,
+        _tokens(),
+        GRADED.texts,
+        finder=GramFinder(Lexicon.from_grams(["let us see"])),
+        group_size=2,
     )
     counts = {"step": 7, "n_completions": 4, "n_groups": 2, "n_zero_variance_groups": 1, "n_solved_groups": 2}
     counts |= {"n_clipped": 1, "n_no_planning": 3, "n_credit_changed": 2, "length_sum": 10}
@@ -109,7 +120,12 @@ def test_a_row_holds_the_sums_and_counts_of_its_tokens():
     unlabelled = GRADED._replace(errors=None)
     assert (
         step_row(
-            7, unlabelled, _tokens(), unlabelled.texts, lexicon=Lexicon.from_grams(["a b c"]), group_size=2
+            7,
+            unlabelled,
+            _tokens(),
+            unlabelled.texts,
+            finder=GramFinder(Lexicon.from_grams(["a b c"])),
+            group_size=2,
         )["errors"]
         is None
     )
@@ -127,7 +143,7 @@ def test_a_kept_rollout_ends_with_its_own_tokens():
 def test_followers_are_the_words_behind_a_planning_span():
     lexicon = Lexicon.from_grams(["let's try to", "we know that"])
     texts = ["Let's try to add 2 and 3. We know that let's try to add 2 and 3.", "We know that."]
-    grams, followers = gram_counts(texts, lexicon)
+    grams, followers = gram_counts(texts, GramFinder(lexicon))
     assert grams == {"let's try to": 2, "we know that": 2}
     assert followers == {"let's try to": {"add 2 and": 2}}
 

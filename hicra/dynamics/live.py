@@ -25,14 +25,13 @@ from torch import Tensor
 
 from hicra.batches import own_texts, own_tokens, taggable
 from hicra.dynamics.entropy import rarefied_entropy, shannon_entropy
-from hicra.dynamics.occurrences import GramFinder
+from hicra.dynamics.occurrences import GramFinder, blocks
 from hicra.dynamics.step_table import perplexity
 from hicra.dynamics.token_statistics import token_statistics
 from hicra.lexicon.lexicon import Lexicon
 from hicra.planning.tagger import PlanningTagger
 
 MATCH_TO = 256  # occurrences
-BLOCK = 32  # completions searched at once: of 16K tokens, a step's would be gigabytes
 
 
 class DynamicsMixin:
@@ -68,7 +67,7 @@ class DynamicsMixin:
         lexicon = chosen if isinstance(chosen, Lexicon) else Lexicon.load(chosen)
         tokenizer = getattr(self.processing_class, "tokenizer", self.processing_class)
         self.match_to, self.token_metrics = match_to, token_metrics
-        self._dynamics_finder, self._dynamics_tagger = GramFinder(lexicon), PlanningTagger(lexicon, tokenizer)
+        self.gram_finder, self._dynamics_tagger = GramFinder(lexicon), PlanningTagger(lexicon, tokenizer)
         self._dynamics_tokenizer: Any = tokenizer
 
     def _generate_and_score_completions(self, inputs):
@@ -83,7 +82,7 @@ class DynamicsMixin:
         done = own_tokens(batch)  # (B, T)
         seen = taggable(batch, self._dynamics_tokenizer.eos_token_id)  # (B, T)
         planning = self._dynamics_tagger(batch["completion_ids"], seen)  # (B, T)
-        grams = gram_counts(batch, self._dynamics_finder, self._dynamics_tokenizer)  # (K,)
+        grams = occurrences_in(batch, self.gram_finder, self._dynamics_tokenizer)  # (K,)
         own = torch.tensor([*grams, int(planning.sum()), int(done.sum())])
         *counts, n_planning, n = self._summed(own).round().long().tolist()
         metrics = {"planning_share": n_planning / max(n, 1), **strategic_diversity(counts, self.match_to)}
@@ -110,14 +109,14 @@ class DynamicsMixin:
         return self.accelerator.reduce(values, reduction="sum").cpu()
 
 
-def gram_counts(batch: dict[str, Tensor], finder: GramFinder, tokenizer) -> np.ndarray:
+def occurrences_in(batch: dict[str, Tensor], finder: GramFinder, tokenizer) -> np.ndarray:
     """Occurrences of each of the K grams of the finder's lexicon in a batch of completions, (K,)."""
     own = own_tokens(batch)  # (B, T)
     rows = [ids[mask].tolist() for ids, mask in zip(batch["completion_ids"], own, strict=True)]
     texts = own_texts(batch, tokenizer.batch_decode(rows, skip_special_tokens=True), tokenizer)
     counts = np.zeros(len(finder.lexicon), int)  # (K,)
-    for i in range(0, len(texts), BLOCK):
-        counts += np.bincount(finder(texts[i : i + BLOCK]).gram, minlength=counts.size)
+    for block in blocks(texts):
+        counts += np.bincount(finder(block).gram, minlength=counts.size)
     return counts
 
 

@@ -6,15 +6,16 @@ Equal to `Lexicon.find` on each text: every occurrence of every gram, overlappin
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from hicra.lexicon.lexicon import Lexicon
 from hicra.planning.word_matching import Trie, Words, find_words
-from hicra.words import fold
+from hicra.words import compose, segments
 
+BLOCK = 32  # texts searched at once
 FOLLOWING = 3  # words of the procedural n-gram that follows a Strategic Gram
 MULTIPLIERS = np.random.default_rng(1).integers(1 << 62, size=FOLLOWING, dtype=np.uint64) * 2 + 1
 
@@ -28,7 +29,7 @@ class Occurrences(NamedTuple):
     gram: np.ndarray  # (M,) which of the lexicon's grams
     at: np.ndarray  # (M,) its first word, counted from the text's first
     follower: np.ndarray  # (M,) hash of the procedural n-gram behind it, 0 where there is none
-    follower_span: np.ndarray  # (M, 2) its characters in the joined texts
+    follower_span: np.ndarray  # (M, 2) its characters in the joined texts, composed
 
 
 class GramFinder:
@@ -43,7 +44,8 @@ class GramFinder:
         self._trie = Trie([tuple(gram.split(" ")) for gram in lexicon.grams])
 
     def __call__(self, texts: Sequence[str]) -> Occurrences:
-        words = find_words(_codes(joined(texts)))
+        texts = [compose(text)[0] for text in texts]
+        words = find_words(_codes(_joined(texts)))
         begins = np.cumsum([1, *(len(text) + 1 for text in texts)])  # (B + 1,) characters
         bounds = np.searchsorted(words.start, begins)  # (B + 1,) words
         at, n, gram = self._trie.matches(words)  # (M,) each
@@ -57,7 +59,7 @@ class GramFinder:
         return Occurrences(np.diff(bounds), np.diff(planning[bounds]), *by_text)
 
 
-def joined(texts: Sequence[str]) -> str:
+def _joined(texts: Sequence[str]) -> str:
     """The texts as one, with what no gram crosses around each."""
     return "\n".join(["", *texts, ""])
 
@@ -88,20 +90,21 @@ def _followers(
 
 def gram_counts(texts: Sequence[str], finder: GramFinder) -> tuple[dict[str, int], dict[str, dict[str, int]]]:
     """Occurrences of each gram, and of each procedural n-gram that follows it, over `texts`."""
-    found, names = finder(texts), finder.lexicon.grams
-    counts = Counter(names[i] for i in found.gram.tolist())
-    whole = fold(joined(texts))
+    counts: Counter = Counter()
     followers: dict[str, Counter] = defaultdict(Counter)
-    followed = found.follower > 0
-    for gram, (start, end) in zip(
-        found.gram[followed].tolist(), found.follower_span[followed].tolist(), strict=True
-    ):
-        followers[names[gram]][_words_of(whole[start:end])] += 1
-    return dict(counts), {gram: dict(found) for gram, found in followers.items()}
+    for block in blocks(texts):
+        composed = [compose(text)[0] for text in block]
+        found, whole = finder(composed), _joined(composed)
+        names = [finder.lexicon.grams[i] for i in found.gram]
+        counts.update(names)
+        for i in np.flatnonzero(found.follower):
+            start, end = found.follower_span[i]
+            words = (word.text for run in segments(whole[start:end] + " ") for word in run)
+            followers[names[i]][" ".join(words)] += 1
+    return dict(counts), {gram: dict(own) for gram, own in followers.items()}
 
 
-def _words_of(text: str) -> str:
-    """The words of a piece of folded text that starts and ends with a word."""
-    from hicra.words import segments
-
-    return " ".join(word.text for run in segments(text + " ") for word in run)
+def blocks(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Some texts at a time: all of a step's, of 16K tokens each, would make arrays of gigabytes."""
+    for start in range(0, len(texts), BLOCK):
+        yield texts[start : start + BLOCK]

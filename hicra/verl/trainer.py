@@ -12,7 +12,7 @@ import time
 import torch
 
 from hicra.batches import own_tokens, taggable
-from hicra.dynamics.live import gram_counts, strategic_diversity
+from hicra.dynamics.live import occurrences_in, strategic_diversity
 from hicra.dynamics.occurrences import GramFinder
 from hicra.errors import HicraError, MissingExtraError
 from hicra.lexicon.lexicon import Lexicon
@@ -114,5 +114,5 @@ class HicraTrainer(PPOTrainerSync):
             "planning_share": n_planning / max(n_own, 1),
             "changed_share": int(changed.sum()) / max(n_own, 1),
         }
-        found |= strategic_diversity(gram_counts(completions, self.gram_finder, self.tokenizer))
+        found |= strategic_diversity(occurrences_in(completions, self.gram_finder, self.tokenizer))
         return {f"hicra/{name}": value for name, value in found.items()}

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from hicra.batches import taggable
-from hicra.dynamics.live import gram_counts, strategic_diversity
+from hicra.dynamics.live import occurrences_in, strategic_diversity
 from hicra.dynamics.occurrences import GramFinder
 from hicra.lexicon.lexicon import Lexicon
 from hicra.planning.tagger import PlanningTagger
@@ -59,7 +59,7 @@ def main() -> None:
     done("tagger")
     credited = token_credit(plain, planning, alpha=0.2)  # (B, T)
     done("credit")
-    diversity = strategic_diversity(gram_counts(batch, finder, tokenizer))
+    diversity = strategic_diversity(occurrences_in(batch, finder, tokenizer))
     done("metrics")
     changed = (credited != plain).float().mean()
     print(f"{ids.numel():,} tokens, {planning.float().mean():.3f} planning, {changed:.3f} changed")

@@ -6,19 +6,16 @@ of a step depends on each group's successes and planning tokens (docs/equation.m
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor
 
 from hicra.credit import top_share
-from hicra.lexicon.lexicon import Lexicon
+from hicra.dynamics.occurrences import GramFinder, gram_counts
 from hicra.planning.trace_page import HIGH_ENTROPY
 from hicra.study.training.reward import Graded
-from hicra.words import segments
-
-FOLLOWING = 3  # words of the procedural n-gram that follows a Strategic Gram
 
 
 class Tokens(NamedTuple):
@@ -34,7 +31,7 @@ class Tokens(NamedTuple):
 
 
 def step_row(
-    step: int, graded: Graded, tokens: Tokens, texts: Sequence[str], *, lexicon: Lexicon, group_size: int
+    step: int, graded: Graded, tokens: Tokens, texts: Sequence[str], *, finder: GramFinder, group_size: int
 ) -> dict:
     """The row that describes the rollouts which the policy sampled after `step` updates.
 
@@ -43,7 +40,7 @@ def step_row(
     done, planning = tokens.done, tokens.planning  # (B, T), (B, T)
     high = top_share(tokens.entropies, done, HIGH_ENTROPY)  # (B, T)
     changed = (tokens.credited != tokens.plain[:, None]) & done  # (B, T)
-    grams, followers = gram_counts(texts, lexicon)
+    grams, followers = gram_counts(texts, finder)
     nll, entropy = class_sums(-tokens.logps, planning, done), class_sums(tokens.entropies, planning, done)
     groups = graded.rewards.view(-1, group_size)  # (B/G, G)
     plans = planning.sum(1).view(-1, group_size).to(groups)  # (B/G, G)
@@ -85,24 +82,6 @@ def add_rows(rows: Sequence[dict]) -> dict:
             elif value is not None and name != "step":
                 total[name] = total.get(name, 0) + value
     return total
-
-
-def gram_counts(texts: Sequence[str], lexicon: Lexicon) -> tuple[dict[str, int], dict[str, dict[str, int]]]:
-    """Occurrences of each SG, and of the procedural n-gram that follows it, over `texts`.
-
-    A follower is the next three words after an occurrence that ends its planning span: words inside
-    another occurrence are not procedural.
-    """
-    grams, followers = Counter(), defaultdict(Counter)
-    for text in texts:
-        matches = lexicon.find(text)
-        grams.update(m.gram for m in matches)
-        words = [w for segment in segments(text) for w in segment]
-        for match in matches:
-            after = [w for w in words if w.start >= match.end][:FOLLOWING]
-            if after and not any(m.start < after[0].end and m.end > after[0].start for m in matches):
-                followers[match.gram][" ".join(w.text for w in after)] += 1
-    return dict(grams), {g: dict(c) for g, c in followers.items()}
 
 
 def class_sums(values: Tensor, planning: Tensor, completion: Tensor) -> dict[str, float]:

@@ -88,7 +88,7 @@ class StudyMixin(DynamicsMixin, HicraMixin):
     def _record(self, tokens: Tokens, texts: list[str]) -> None:
         """The step's rollouts, of all processes in the row, of the first one in the sample that is kept."""
         step, graded, plan = self.state.global_step, self.reward.graded, self.plan
-        own = step_row(step, graded, tokens, texts, lexicon=plan.observed, group_size=self.num_generations)
+        own = step_row(step, graded, tokens, texts, finder=self.gram_finder, group_size=self.num_generations)
         row = add_rows(gather_object([own]))
         kept = rollout_rows(step, graded, tokens, self.tokenizer, plan.profile.rollouts_kept)
         changes = step == 0 and ARMS[plan.arm] is not grpo and self.alpha > 0
