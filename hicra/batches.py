@@ -92,6 +92,11 @@ def _rows(value, rows: slice):
     return value[rows] if has_rows else value
 
 
+def without_adapter(model):
+    """The model itself, where PEFT has wrapped it."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def positions_are_relative(model) -> bool:
     """Whether a prompt's padding may go: positions act by their differences alone, as rotary ones do."""
     config = getattr(model, "config", None)

@@ -3,8 +3,9 @@
     python -m tests.parity unsloth|trl MODEL OUT [LENGTH]
 
 In passes of 4, 2 and 1 rows, with and without log-probabilities of the old policy, and with an entropy bonus.
-Writes the losses and the adapter's gradients to OUT; with LENGTH, what one row of so many tokens costs. On a GPU the two differ in everything but the numbers.
-Without one TRL's loss needs Unsloth's CPU patch, so there "trl" differs in the loading of the model alone.
+Writes the losses and the adapter's gradients to OUT; with LENGTH, what one row of so many tokens costs. On a
+GPU the two differ in everything but the numbers. Without one TRL's loss needs Unsloth's CPU patch, so there
+"trl" differs in the loading of the model alone.
 """
 
 import sys
@@ -13,9 +14,11 @@ from pathlib import Path
 
 import torch
 
+from tests.adapter import draw_adapter
+from tests.gpu.card import DTYPE, GPU
+
 ENGINE, MODEL, OUT = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
 LENGTH = int(sys.argv[4]) if len(sys.argv) > 4 else 0
-GPU = torch.cuda.is_available()
 if ENGINE == "unsloth" or not GPU:
     from hicra.study.policy import unsloth_models
 
@@ -29,9 +32,6 @@ from hicra.dynamics.token_statistics import token_statistics  # noqa: E402
 from hicra.trainer import HicraMixin  # noqa: E402
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-# Half precision as the card has it: a T4 has no bfloat16.
-BRAIN = GPU and torch.cuda.get_device_capability() >= (8, 0)
-DTYPE = "bfloat16" if BRAIN else "float16" if GPU else "float32"
 PROMPTS = ["What is two plus two?", "Name a colour.", "Why is the sky blue, and since when?", "Go."]
 COMPLETIONS = [
     "Let me check. Two and two make four.",
@@ -48,13 +48,6 @@ def load():
     model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=getattr(torch, DTYPE))
     lora = LoraConfig(r=8, lora_alpha=8, target_modules=TARGETS, task_type="CAUSAL_LM")
     return get_peft_model(model, lora), AutoTokenizer.from_pretrained(MODEL, padding_side="left")
-
-
-def draw_adapter(model) -> None:
-    """The same adapter for both: drawn by the names of its weights, and not zero."""
-    draw = torch.Generator().manual_seed(0)
-    for _, weight in sorted((n, p) for n, p in model.named_parameters() if "lora_" in n):
-        weight.data.copy_(0.02 * torch.randn(weight.shape, generator=draw))
 
 
 def fixed_batch(tokenizer) -> dict[str, torch.Tensor]:
@@ -129,8 +122,8 @@ def step(model, tokenizer, rows: int, with_old: bool = False, entropy_coef: floa
         save_strategy="no",
         report_to=[],
         use_cpu=not GPU,
-        bf16=BRAIN,
-        fp16=GPU and not BRAIN,
+        bf16=DTYPE == "bfloat16",
+        fp16=DTYPE == "float16",
         gradient_checkpointing=False,
     )
     trainer = Trainer(

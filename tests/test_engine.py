@@ -17,7 +17,6 @@ from transformers import (
     GenerationConfig,
     LlamaConfig,
     LlamaForCausalLM,
-    Qwen2Config,
 )
 from unsloth_zoo import vllm_utils
 
@@ -26,6 +25,7 @@ from hicra.files import data_root
 from hicra.study.problems.prompts import held_out_tasks
 from hicra.study.profiles import get_profile
 from hicra.study.training.run import grpo_config
+from tests.configs import CONFIGS
 
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -165,18 +165,12 @@ def test_unsloth_is_told_what_is_trained_and_how_much_of_a_card_vllm_has(monkeyp
 def test_colab_s_share_of_a_t4_lets_all_32_completions_be_sampled_together(monkeypatch, share, enough):
     free, total = 14.1 * 2**30, 14.56 * 2**30  # of a T4, in a process that has begun to use it
     monkeypatch.setattr(vllm_utils, "get_mem_info", lambda: (free, total))
-    qwen = Qwen2Config(
-        hidden_size=1536,
-        intermediate_size=8960,
-        num_hidden_layers=28,
-        num_attention_heads=12,
-        num_key_value_heads=2,
-        vocab_size=151_936,
-        tie_word_embeddings=True,
-    )
     profile = get_profile("colab")
     *_, cache = vllm_utils.approximate_vllm_memory_usage(
-        qwen, max_seq_length=profile.max_length, gpu_memory_utilization=share, max_lora_rank=profile.lora_rank
+        CONFIGS["colab"],
+        max_seq_length=profile.max_length,
+        gpu_memory_utilization=share,
+        max_lora_rank=profile.lora_rank,
     )
     assert (cache > 4) == enough  # GiB: up to 4 Unsloth samples 16 at once, then 32
     assert "memory_left_for_kv_cache_gb <=  4: max_num_batched_tokens, approx_max_num_seqs = 2048, 16" in (

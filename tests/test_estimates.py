@@ -3,7 +3,7 @@
 from hicra.study.policy import generation
 
 import pytest
-from transformers import LlamaConfig, Qwen2Config, Qwen3Config
+from transformers import LlamaConfig
 
 from hicra.study.profiles import get_profile
 from hicra.study.training.estimates import (
@@ -16,6 +16,7 @@ from hicra.study.training.estimates import (
     memory_bytes,
     step_seconds,
 )
+from tests.configs import CONFIGS
 
 TINY = LlamaConfig(
     hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, vocab_size=10
@@ -54,28 +55,6 @@ def test_a_step_s_seconds_are_arithmetic_and_reading():
     anew = get_profile("sandbox", **{**profile.overrides(), "gradient_checkpointing": True})
     more = step_seconds(TINY, anew, slow, 20) - step_seconds(TINY, profile, slow, 20)
     assert more == pytest.approx(2 * 1480 * 12 * 20 / 1e6)
-
-
-QWEN = {"vocab_size": 151_936, "tie_word_embeddings": True}
-CONFIGS = {
-    "colab": Qwen2Config(
-        hidden_size=1536,
-        intermediate_size=8960,
-        num_hidden_layers=28,
-        num_attention_heads=12,
-        num_key_value_heads=2,
-        **QWEN,
-    ),
-    "paper": Qwen3Config(
-        hidden_size=2560,
-        intermediate_size=9728,
-        num_hidden_layers=36,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        head_dim=128,
-        **QWEN,
-    ),
-}
 
 
 @pytest.mark.parametrize(("name", "card", "length"), [("colab", "T4", 300), ("paper", "H100", 4000)])

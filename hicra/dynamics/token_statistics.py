@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hicra.batches import PICTURES, WHOLE, cut_padding, positions_are_relative, some_rows
+from hicra.batches import PICTURES, WHOLE, cut_padding, positions_are_relative, some_rows, without_adapter
 from hicra.errors import HicraError
 
 POSITIONS = 512  # scored at once: the logits of a long completion would not fit, less so in 32 bit
@@ -87,7 +87,7 @@ def _outputs(model, head: _Head | None, **inputs) -> Tensor:
 
 def _plain_head(model) -> _Head | None:
     """The model's head where its logits are hidden states times a matrix; None where they are more."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model  # inside an adapter
+    base = without_adapter(model)
     if not hasattr(base, "get_output_embeddings"):
         return None
     linear, body = base.get_output_embeddings(), base.base_model

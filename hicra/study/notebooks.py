@@ -21,6 +21,7 @@ from hicra.errors import HicraError
 from hicra.files import data_root, folder_sha256, sha256, write_atomic
 from hicra.study.launch import status
 from hicra.study.profiles import get_profile
+from hicra.study.record.background import in_background
 from hicra.study.record.run_folder import RunFolder, run_folders
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
@@ -160,15 +161,9 @@ def run_study(
 @contextmanager
 def _progress(title: str, runs: Path):
     """A line every few seconds from the run folders: papermill's bar stands still while a cell trains."""
-    stop = threading.Event()
-    thread = threading.Thread(target=_lines, args=(title, runs, stop), daemon=True)
     started = time.monotonic()
-    thread.start()
-    try:
+    with in_background(_lines, title, runs):
         yield
-    finally:
-        stop.set()
-        thread.join()
     print(f"{title}: done in {time.monotonic() - started:.0f} s", flush=True)
 
 

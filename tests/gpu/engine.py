@@ -11,8 +11,9 @@ from pathlib import Path
 
 import torch
 
+from tests.adapter import draw_adapter
 from tests.gpu.card import DTYPE, GB, Row, base_folder, card_memory
-from tests.gpu.steps import by_transformers, close, draw_adapter, parity_of, worked
+from tests.gpu.steps import by_transformers, close, parity_of, worked
 
 
 def engine(options) -> Iterator[Row]:

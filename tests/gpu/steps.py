@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from tests.adapter import draw_adapter
 from tests.gpu.card import DTYPE, GPU, ROOT, Row, base_folder
 
 
@@ -142,10 +143,3 @@ def worked_batch(tokenizer) -> dict[str, torch.Tensor]:
         "completion_ids": right["input_ids"],  # (B, T)
         "completion_mask": right["attention_mask"],
     }
-
-
-def draw_adapter(model) -> None:
-    """An adapter that changes what the model says."""
-    draw = torch.Generator().manual_seed(0)
-    for _, weight in sorted((n, p) for n, p in model.named_parameters() if "lora_" in n):
-        weight.data.copy_(0.02 * torch.randn(weight.shape, generator=draw))

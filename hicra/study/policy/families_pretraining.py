@@ -7,14 +7,20 @@ The second, shorter one teaches how often each strategy is taken and how often a
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
-from hicra.study.policy.sandbox_pretraining import fit, make_tokenizer, new_model, packed_rows
+from hicra.study.policy.sandbox_pretraining import (
+    PAIRS_PER_ROW,
+    fit,
+    make_tokenizer,
+    new_model,
+    packed_rows,
+    worked_examples,
+)
 
 from transformers import set_seed
 
-from hicra.study.problems.families import Habits, problems, worked_solution
+from hicra.study.problems.families import Habits
 
 SHAPE = dict(
     hidden_size=128,
@@ -26,14 +32,7 @@ SHAPE = dict(
     tie_word_embeddings=True,
 )
 WIDTH = 320  # tokens of a packed training row
-PAIRS_PER_ROW = 3
 SKILL = Habits(hint=0.1, fit=14.0, slip=0.02)
-
-
-def worked_examples(n: int, seed: int, habits: Habits) -> list[tuple[str, str]]:
-    """`n` (prompt, worked solution) pairs on training problems."""
-    rng = random.Random(f"worked-{seed}")
-    return [(p.prompt, worked_solution(p, rng, habits).text) for p in problems(n, seed)]
 
 
 def train_families_base(
@@ -53,9 +52,16 @@ def train_families_base(
     stages = (("easy", skill_steps, SKILL, 1.0), ("base", habit_steps, Habits(), 0.25))
     tokenizer = model = None
     for stage, (name, steps, habits, pace) in enumerate(stages):
-        pairs = worked_examples(PAIRS_PER_ROW * steps * batch_size, 2 * seed + stage, habits)
+        pairs = worked_examples(PAIRS_PER_ROW * steps * batch_size, 2 * seed + stage, "families", habits)
         tokenizer = tokenizer or make_tokenizer([p + a for p, a in pairs[:20000]])
         model = model or new_model(tokenizer, SHAPE)
         rows = packed_rows(pairs, tokenizer, WIDTH)
-        fit(model, tokenizer, rows, {steps: Path(out) / name}, batch_size=batch_size,
-            learning_rate=pace * learning_rate, seed=seed)  # fmt: skip
+        fit(
+            model,
+            tokenizer,
+            rows,
+            {steps: Path(out) / name},
+            batch_size=batch_size,
+            learning_rate=pace * learning_rate,
+            seed=seed,
+        )

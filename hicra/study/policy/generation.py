@@ -66,7 +66,7 @@ def text_generator(
             prompts,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
-            ends=ends(model, tokenizer),
+            ends=config.eos_token_id,
             pad=tokenizer.pad_token_id,
         ).token_ids()
 

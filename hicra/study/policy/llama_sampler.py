@@ -22,6 +22,8 @@ from torch.nn import functional
 from transformers import GenerationConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
+from hicra.batches import without_adapter
+
 KEPT = 0.8  # share of rows under way at which the finished ones leave the cache; 0.6 to 0.9 cost the same
 BLOCK = 64  # tokens: a draw chooses a block of the vocabulary, then a token in it
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -50,7 +52,7 @@ def refusal(model, *settings: GenerationConfig) -> str:
     Sampled here is: LlamaForCausalLM as transformers defines it, on a CPU, in float32, without rope
     scaling, biases or dropout, its linear maps plain or with plain LoRA adapters; by temperature alone.
     """
-    core = model.get_base_model() if hasattr(model, "get_base_model") else model  # inside an adapter
+    core = without_adapter(model)
     if type(core) is not LlamaForCausalLM:
         return f"{type(core).__name__} is not LlamaForCausalLM"
     kinds = {f"{p.dtype} on {p.device.type}" for p in core.parameters()}
@@ -197,7 +199,7 @@ class _Network:
     """
 
     def __init__(self, model) -> None:
-        core = model.get_base_model() if hasattr(model, "get_base_model") else model
+        core = without_adapter(model)
         config, body = core.config, core.model
         self.n_queries, self.n_keys = config.num_attention_heads, config.num_key_value_heads
         self.epsilon, self.frequencies = config.rms_norm_eps, body.rotary_emb.inv_freq  # (D / 2,)

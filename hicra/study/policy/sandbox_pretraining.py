@@ -58,9 +58,9 @@ def make_tokenizer(texts: list[str], vocab_size: int = 640) -> PreTrainedTokeniz
     return PreTrainedTokenizerFast(tokenizer_object=core, pad_token=PAD, eos_token=EOS, padding_side="left")
 
 
-def worked_examples(n: int, seed: int) -> list[tuple[str, str]]:
-    """`n` (prompt, worked solution) pairs on training problems."""
-    return [(p.prompt, text) for p, text in worked_pairs(n, seed)]
+def worked_examples(n: int, seed: int, *world) -> list[tuple[str, str]]:
+    """`n` (prompt, worked solution) pairs on training problems; `world` as of `worked_pairs`."""
+    return [(p.prompt, text) for p, text in worked_pairs(n, seed, *world)]
 
 
 def packed_rows(pairs: list[tuple[str, str]], tokenizer, width: int) -> list[dict]:

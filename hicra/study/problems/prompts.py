@@ -81,10 +81,10 @@ def prompt_text(profile: Profile, problem: str) -> str:
     return profile.prompt_template.replace("{problem}", problem)
 
 
-def worked_pairs(n: int, seed: int, world: str = "sandbox") -> list[tuple[SandboxProblem, str]]:
-    """`n` of a made set's training problems, each with a worked solution."""
+def worked_pairs(n: int, seed: int, world: str = "sandbox", *how) -> list[tuple[SandboxProblem, str]]:
+    """`n` of a made set's training problems, each with a worked solution; `how` is the world's own."""
     made, rng = WORLDS[world], random.Random(f"worked-{seed}")
-    return [(p, made.worked_solution(p, rng).text) for p in made.problems(n, seed)]
+    return [(p, made.worked_solution(p, rng, *how).text) for p in made.problems(n, seed)]
 
 
 def worked_rows(profile: Profile, n: int) -> list[dict[str, str]]:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from hicra.errors import HicraError
 from hicra.files import write_atomic
+from hicra.study.record.background import in_background
 from hicra.study.record.checkpoints import KEPT, sealed, step_of
 from hicra.study.record.run_folder import RECORDS, RunFolder, run_folders
 
@@ -39,19 +40,14 @@ def mirrored(runs: Path, mirror: Path, report: Callable[[str], None] = print) ->
         raise HicraError(f"the mirror of {runs} would be that folder itself; name one on another drive")
     for line in restore(runs, mirror):
         report(line)
-    stop, wrong = threading.Event(), [""]
-    thread = threading.Thread(target=_keep, args=(runs, mirror, report, stop, wrong))
-    thread.start()
-    try:
+    wrong = [""]
+    with in_background(_keep, runs, mirror, report, wrong):
         yield
-    finally:
-        stop.set()
-        thread.join()
     if wrong[0]:
         raise HicraError(f"{mirror} is not up to date ({wrong[0]}); the runs are whole in {runs}: copy them")
 
 
-def _keep(runs: Path, mirror: Path, report: Callable[[str], None], stop: threading.Event, wrong: list[str]):
+def _keep(runs: Path, mirror: Path, report: Callable[[str], None], wrong: list[str], stop: threading.Event):
     ending = False
     while not ending:
         ending = stop.wait(POLL_SECONDS)

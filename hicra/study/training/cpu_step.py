@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from hicra.batches import without_adapter
 from hicra.dynamics.token_statistics import token_statistics
 from hicra.study.training.cpu_pass import per_token
 from hicra.trainer_checks import packs_left
@@ -66,7 +67,8 @@ class CpuStepMixin:
         Unsloth's trainer, whose loss has a pass of its own.
         """
         precise = not (self.args.bf16 or self.args.fp16)
-        stored = not _core(self.model).is_gradient_checkpointing and self.max_completion_length <= LONGEST
+        recomputed = without_adapter(self.model).is_gradient_checkpointing
+        stored = not recomputed and self.max_completion_length <= LONGEST
         own = precise and stored and not packs_left(type(self)) and not refusal(self.model)
         return "own" if own else "trl"
 
@@ -100,8 +102,8 @@ class CpuStepMixin:
         return batch
 
     def training_step(self, *args, **kwargs):
-        precision = linear_precision() if self.training_pass == "own" else None
-        with products(precision) if precision else nullcontext():  # of the backward pass too
+        own = self.training_pass == "own"
+        with products(linear_precision()) if own else nullcontext():  # of the backward pass too
             return super().training_step(*args, **kwargs)
 
     def _prepare_inputs(self, *args, **kwargs):
@@ -123,7 +125,7 @@ class CpuStepMixin:
         compute_aux_loss=False,
         **more,
     ):
-        core = _core(self.accelerator.unwrap_model(model))
+        core = without_adapter(self.accelerator.unwrap_model(model))
         pictures = any(value is not None for value in more.values())
         if compute_aux_loss or pictures or self.training_pass != "own" or refusal(core):
             return super()._get_per_token_logps_and_entropies(
@@ -157,10 +159,6 @@ class CpuStepMixin:
             if skipped.all():  # a gradient of 0 is not none: the optimizer moves on by its momentum
                 skipped[mask.sum(1).argmin()] = False
         return skipped, values
-
-
-def _core(model):
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def step_statistics(
