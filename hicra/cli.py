@@ -23,8 +23,10 @@ from hicra.errors import HicraError
 from hicra.files import check_file, check_folder, data_root, study_data
 
 PROFILES = "sandbox, smollm2, colab or paper"
-ARMS = "grpo, hicra, high_entropy, entropy_reg, symmetric, scaled, hicra_all, scaled_all, fork_mask, "
-ARMS += "entropy_shaped, released or gated"
+ARMS = (
+    "grpo, hicra, high_entropy, entropy_reg, symmetric, scaled, hicra_all, scaled_all, fork_mask, "
+    "entropy_shaped, released or gated"
+)
 EPILOG = """
 Three commands to begin with:
 

@@ -2,9 +2,9 @@
 
 `hicra_advantages` is the equation; `ARMS` holds it and what it is compared with, a function each. To add an
 arm, write its function and its row. docs/equation.md says what the equation does, and which arms take it
-apart. Everything is pure torch. Rows of a batch are completions in the order in
-which they were sampled, so that the `group_size` completions of one prompt are adjacent; credit is assigned
-before any shuffle, because a shuffled micro-batch no longer knows its groups.
+apart. Everything is pure torch. Rows of a batch are completions in the order in which they were sampled, so
+that the `group_size` completions of one prompt are adjacent; credit is assigned before any shuffle, because a
+shuffled micro-batch no longer knows its groups.
 
 Shapes: B completions (a multiple of the group size G), T completion tokens with padding.
 A wrong shape, rank or dtype is a ValueError that names the argument: a (B,) tensor that silently

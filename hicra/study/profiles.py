@@ -20,8 +20,20 @@ from hicra.errors import HicraError
 from hicra.study import sources
 
 # Those of hicra.credit for which the trainer knows everything: it gives no weight yet.
-ARMS = ("grpo", "hicra", "entropy_reg", "high_entropy", "symmetric", "scaled", "hicra_all", "scaled_all")
-ARMS += ("fork_mask", "entropy_shaped", "released", "gated")
+ARMS = (
+    "grpo",
+    "hicra",
+    "entropy_reg",
+    "high_entropy",
+    "symmetric",
+    "scaled",
+    "hicra_all",
+    "scaled_all",
+    "fork_mask",
+    "entropy_shaped",
+    "released",
+    "gated",
+)
 
 
 Whole = Annotated[int, Field(ge=0)]

@@ -31,12 +31,8 @@ from hicra.study.training.settings import PACKAGES
 
 LOCK = PACKAGE.parent / "requirements" / "lock.txt"
 COMPARED = (*PACKAGES, "peft", "unsloth_zoo", "vllm", "torchvision")
-LOCKS = (
-    "lock.txt",
-    "pins.in",
-    "gpu.txt",
-    "overrides.in",
-)  # torch is in the pins alone, torchvision in the last
+# torch is in the pins alone, torchvision in the last
+LOCKS = ("lock.txt", "pins.in", "gpu.txt", "overrides.in")
 OPTIONAL = ("vllm", "torchvision")  # compared where they are installed
 SAMPLED = 32  # completions, fewer where they are long
 LONGEST = 1024  # tokens of one

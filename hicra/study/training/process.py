@@ -22,11 +22,8 @@ from hicra.errors import HicraError
 from hicra.study.record.run_folder import RunError
 
 WATCH_SECONDS = 1.0
-SHARDED = (
-    "ACCELERATE_USE_FSDP",
-    "ACCELERATE_USE_DEEPSPEED",
-    "ACCELERATE_USE_MEGATRON_LM",
-)  # `accelerate launch`
+# As `accelerate launch` says it.
+SHARDED = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")
 
 
 def main() -> None:
