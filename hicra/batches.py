@@ -25,7 +25,8 @@ COMPLETION = (  # (B, T); Unsloth's old and reference log-probabilities are (B, 
     "old_per_token_logps",
     "ref_per_token_logps",
     "sampling_per_token_logps",
-    "sampling_per_token_entropies",  # the study's own
+    "sampling_per_token_entropies",  # the study's own, like the next
+    "observed_planning",
     "importance_sampling_ratio",
 )
 WHOLE = ("token_type_ids", "mm_token_type_ids")  # (B, P + T)

@@ -22,10 +22,10 @@ import typer
 from hicra.errors import HicraError
 from hicra.files import check_file, check_folder, data_root, study_data
 
-PROFILES = "sandbox, smollm2, colab or paper"
+PROFILES = "sandbox, families, smollm2, colab or paper"
 ARMS = (
-    "grpo, hicra, high_entropy, entropy_reg, symmetric, scaled, hicra_all, scaled_all, fork_mask, "
-    "entropy_shaped, released or gated"
+    "grpo, hicra, high_entropy, entropy_reg, symmetric, weighted, yoked, scaled, hicra_all, scaled_all, "
+    "fork_mask, entropy_shaped, released or gated"
 )
 EPILOG = """
 Three commands to begin with:
@@ -190,16 +190,19 @@ def experiments(
     profile: Profile = "sandbox",
     conditions: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Conditions to run; all in the sandbox, else grpo and hicra."),
+        typer.Option(
+            metavar="NAME", help="Conditions to run; all in sandbox and families, else grpo and hicra."
+        ),
     ] = None,
     runs: Annotated[
         Path | None,
-        typer.Option(help="Folder of runs under way; runs/experiments or runs/PROFILE.", callback=_folder),
+        typer.Option(help="Folder of runs under way; runs/ and the records' place.", callback=_folder),
     ] = None,
     records: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of finished records; the clone's data/experiments or data/PROFILE.", callback=_folder
+            help="Folder of finished records; data/experiments, data/families/runs or data/PROFILE.",
+            callback=_folder,
         ),
     ] = None,
     workers: Annotated[
@@ -210,16 +213,15 @@ def experiments(
 ) -> None:
     """Make the runs that have no record yet; resumes."""
     _need_clone()
-    from hicra.study.experiments import CONDITIONS, run_experiments
+    from hicra.study.experiments import SUITES, run_experiments, suite_of
 
-    sandbox = profile == "sandbox"
-    place = "experiments" if sandbox else profile
-    runs = runs or Path("runs") / place
+    suite = suite_of(profile)
+    runs = runs or Path("runs") / suite.place
     with _mirrored(runs, mirror):
         run_experiments(
             runs,
-            records or data_root() / place,
-            tuple(conditions or (CONDITIONS if sandbox else ("grpo", "hicra"))),
+            records or data_root() / suite.place,
+            tuple(conditions or (suite.conditions if profile in SUITES else ("grpo", "hicra"))),
             profile=profile,
             report=_every(30),
             workers=workers,
@@ -356,6 +358,23 @@ def families_base(
     from hicra.study.policy.families_pretraining import train_families_base
 
     train_families_base(out)
+
+
+@app.command("families-lexicon")
+def families_lexicon(
+    out: Annotated[Path, typer.Option(help="Folder for the lexicons.", callback=_folder)] = Path(
+        "data/lexicons"
+    ),
+) -> None:
+    """Build the lexicons of the families' world."""
+    _need_clone()
+    from hicra.study.policy.families_lexicons import families_lexicons
+
+    from hicra.study.profiles import get_profile
+
+    for made in families_lexicons(get_profile("families")):
+        made.save(out / f"{made.name}.json")
+        print(f"{len(made)} grams in {out / made.name}.json")
 
 
 @app.command("sandbox-lexicon")

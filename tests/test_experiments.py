@@ -8,6 +8,7 @@ from hicra.lexicon.lexicon import Lexicon
 from hicra.study import experiments
 from hicra.study.experiments import (
     CONDITIONS,
+    FAMILIES,
     KEPT,
     condition_profile,
     experiment_jobs,
@@ -29,6 +30,50 @@ def test_every_condition_is_a_run_that_could_start():
     assert len({s["prompts_sha256"] for s in settings}) == 5  # arms of one seed see the same problems
     with pytest.raises(ValueError, match="unknown condition 'hicro'"):
         condition_profile("hicro", "sandbox")
+
+
+def test_the_second_worlds_conditions_could_start_and_differ(tmp_path):
+    jobs = list(experiment_jobs("runs", tuple(FAMILIES), profile="families", records=tmp_path, seeds=[1000]))
+    assert {job.plan.arm for job in jobs} == set(ARMS) - {"yoked", "gated"}
+    names = [job.plan.condition for job in jobs]
+    assert names == [name for name in FAMILIES if "yoked" not in name]  # those have nothing to follow yet
+    assert len({str(job.plan.settings) for job in jobs}) == len(jobs)
+    assert {job.plan.settings["lexicon_sha256"] for job in jobs} == {Lexicon.load("families").sha256}
+    seeds = {name: condition_profile(name, "families").seeds for name in FAMILIES}
+    assert set(seeds.values()) == {tuple(range(1000, 1005)), tuple(range(1000, 1010))}
+    assert len(seeds["grpo"]) == len(seeds["yoked"]) == 10
+
+
+def test_a_yoked_run_has_the_weights_that_hicra_had(tmp_path):
+    own = {"profile": "families", "records": tmp_path, "seeds": [7], "steps": 2, "eval_every": 1}
+    assert list(experiment_jobs("runs", ["yoked"], **own)) == []
+    leader = RunFolder(tmp_path / "hicra-seed7")
+    leader.open({"arm": "hicra", "seed": 7}, condition="hicra")
+    # Of 4 each: one and three right, 10 and 30 planning tokens; k = (10 * 0.5 - 30 * 0.5) / 40. Then no mixed group.
+    for won in ([1, 3], [0, 4]):
+        row = {"n_completions": 8, "n_groups": 2, "group_successes": won, "group_planning": [10, 30]}
+        leader.append("steps.jsonl", row)
+    for name in ("evals.jsonl", "rollouts.jsonl"):
+        leader.append(name, {})
+    leader.finish()
+    [job] = experiment_jobs("runs", ["yoked"], **own)
+    assert job.plan.arm == "yoked"
+    assert job.plan.profile.weights == (1 + 0.2 * 2 * -0.25, 1.0)
+
+
+def test_the_yoked_are_made_when_those_they_follow_are_there(tmp_path, trained, monkeypatch):
+    monkeypatch.setattr(experiments, "weights_of", lambda steps, alpha: (0.9,))
+    lines = []
+    run_experiments(
+        tmp_path / "runs",
+        tmp_path / "records",
+        ["yoked", "hicra"],
+        profile="families",
+        report=lines.append,
+        workers=1,
+        seeds=[0],
+    )
+    assert trained == ["hicra-seed0", "yoked-seed0"]
 
 
 def test_every_committed_record_is_known_again_by_its_settings(root):

@@ -6,6 +6,7 @@ import pytest
 
 from hicra.lexicon.lexicon import Lexicon
 from hicra.lexicon.placebo import placebo_lexicon
+from hicra.study.problems import families
 from hicra.study.problems.sandbox import problems, worked_solution
 from hicra.words import segments
 
@@ -31,10 +32,14 @@ def lexicon():
 
 
 def _covered(lexicon, texts):
+    return len(_words(lexicon, texts))
+
+
+def _words(lexicon, texts):
     spans = [(i, m.start, m.end) for i, text in enumerate(texts) for m in lexicon.find(text)]
     words = [(i, w.start) for i, text in enumerate(texts) for run in segments(text) for w in run]
     held = {(i, at) for i, start, end in spans for at in range(start, end)}
-    return sum(word in held for word in words)
+    return {word for word in words if word in held}
 
 
 def test_size_and_coverage_are_matched(texts, lexicon):
@@ -44,6 +49,27 @@ def test_size_and_coverage_are_matched(texts, lexicon):
     real, ours = _covered(lexicon, texts), _covered(placebo, texts)
     assert 0.98 * real <= ours <= real
     assert placebo.provenance["counts"] == {"covered_words": ours, "covered_by_the_real_one": real}
+
+
+def test_at_chance_it_holds_as_much_of_the_real_one_as_all_of_the_text():
+    rng, real = random.Random(0), Lexicon.load("families")
+    texts = [families.worked_solution(p, rng).text for p in families.problems(300, 0)]
+    words = _words(real, texts)
+    chance = len(words) / sum(len(run) for text in texts for run in segments(text))
+    for fair in (True, False):
+        covered = _words(placebo_lexicon(real, texts, seed=0, name="p", at_chance=fair), texts)
+        assert len(covered) == pytest.approx(len(words), rel=0.02)
+        assert (len(covered & words) / len(covered) <= chance) == fair
+
+
+def test_grams_longer_than_the_placebos_count_as_covered(texts):
+    long = Lexicon.from_grams(["hold on we should go about it in another way", "so we get"])
+    found = placebo_lexicon(
+        long, [*texts, "Hold on, we should go about it in another way."] * 2, seed=0, name="p"
+    )
+    assert found.provenance["counts"]["covered_by_the_real_one"] == _covered(
+        long, [*texts, "Hold on, we should go about it in another way."] * 2
+    )
 
 
 def test_the_draw_repeats_and_depends_on_the_seed(texts, lexicon):

@@ -261,3 +261,28 @@ def test_records_become_tidy_frames(runs):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load_study(finished_runs(runs, ["hicra"]))
+
+
+def test_a_run_in_the_families_world_keeps_what_the_equation_is_judged_by(tmp_path, smoke):
+    study = get_profile("families", **{**smoke, "final_samples": 3, "eval_problems": 8}, weights=[1.0, 2.0])
+    train_runs(study, "weighted", tmp_path)
+    first, second = _rows(tmp_path / "families", "weighted")
+    assert first["n_credit_changed"] == 0 < second["n_credit_changed"]  # a weight of 1 is GRPO's
+    assert first["grad_norm_planning"] > 0 < first["grad_norm_execution"]
+    assert "grad_norm_planning" not in second  # every tenth step
+    assert sum(first["plans"].values()) == first["n_completions"] == 16
+    final = RunFolder(run_path(tmp_path, study, "weighted", 0)).manifest()["final"]
+    assert [(row["temperature"], row["n"], len(row["right"])) for row in final] == [
+        (1.0, 24, 8),
+        (0.6, 24, 8),
+    ]
+
+
+def test_norms_by_class_are_of_the_step_that_is_made(tmp_path, smoke):
+    """With all tokens in one class, the norm is that of the gradient which the trainer clips."""
+    Lexicon.from_grams(["never said here"]).save(tmp_path / "absent.json")
+    study = get_profile("families", **smoke, lexicon=str(tmp_path / "absent.json"))
+    train_runs(study, "grpo", tmp_path)
+    row = _rows(tmp_path / "families", "grpo")[0]
+    assert row["n_planning"] == 0 == row["grad_norm_planning"]
+    assert row["grad_norm_execution"] == pytest.approx(row["grad_norm"], rel=1e-4)

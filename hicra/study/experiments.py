@@ -1,4 +1,4 @@
-"""The sandbox's experiments: which runs the paper's figures, controls and claims need.
+"""The experiments of the two made worlds: which runs the paper's figures, controls and claims need.
 
 A condition is an arm with settings. Its name is the `arm` of tables and figures and the first part of
 its run folder's name. Every condition has the same seeds and every seed the same problems in the same
@@ -7,11 +7,14 @@ order, so differences are paired.
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from hicra.dynamics.step_table import effective_weight
 from hicra.errors import HicraError
 from hicra.files import write_atomic
 from hicra.study.launch import Job, train_all
@@ -58,28 +61,109 @@ CONDITIONS = {
 }
 
 
+# The second world's. Its pilots have other seeds, from 900 on.
+DECIDING, FEWER = tuple(range(1000, 1010)), tuple(range(1000, 1005))
+EASY, EVEN = {"base": "families/easy"}, {"problem_set": "families-even"}
+
+
+def _few(arm: str, question: str, **overrides) -> Condition:
+    return Condition(arm, {"seeds": FEWER, **overrides}, question)
+
+
+FAMILIES = {
+    "grpo": Condition("grpo", {}, "the baseline"),
+    "hicra": Condition("hicra", {}, "the paper's method, alpha 0.2"),
+    "hicra0.9": Condition("hicra", {"alpha": 0.9}, "nearly the most amplification"),
+    "scaled": Condition("scaled", {}, "HICRA's factor without its bonus"),
+    "symmetric": Condition("symmetric", {}, "should failures blame planning more instead of less"),
+    "hicra_all": Condition("hicra_all", {}, "do planning tokens matter at all"),
+    "placebo": Condition("hicra", {"credit_lexicon": "families-placebo"}, "does it matter which tokens"),
+    "yoked": Condition("yoked", {}, "HICRA's mean weight without its choice of prompts"),
+    "symmetric0.9": _few("symmetric", "nearly the most weight", alpha=0.9),
+    "scaled0.9": _few("scaled", "the largest factor without a bonus", alpha=0.9),
+    "high_entropy": _few("high_entropy", "are uncertain tokens as good as planning tokens"),
+    "entropy_reg": _few("entropy_reg", "is an entropy bonus on all tokens as good", entropy_coef=0.05),
+    "oracle": _few("hicra", "the true spans, without the neutral words", credit_lexicon="oracle"),
+    "recipe0": _few("hicra", "the recipe's lexicon", credit_lexicon="families-recipe0"),
+    "recipe1": _few("hicra", "and with another seed of its clustering", credit_lexicon="families-recipe1"),
+    "drop30": _few("hicra", "does the lexicon's completeness matter", credit_drop=0.3),
+    "weighted0.5": _few("weighted", "half the planning credit", weights=(0.5,)),
+    "weighted2": _few("weighted", "twice the planning credit", weights=(2.0,)),
+    "weighted4": _few("weighted", "four times the planning credit", weights=(4.0,)),
+    "scaled_all": _few("scaled_all", "the factor alone, without a lexicon"),
+    "fork_mask": _few("fork_mask", "only uncertain tokens learn"),
+    "entropy_shaped": _few("entropy_shaped", "entropy added to every advantage"),
+    "released": _few("released", "the second-hand variant"),
+    "even-grpo": _few("grpo", "the baseline where problems are equally difficult", **EVEN),
+    "even-hicra": _few("hicra", "HICRA there", **EVEN),
+    "even-scaled": _few("scaled", "its factor there, which has nothing to tell apart", **EVEN),
+    "even-yoked": _few("yoked", "its mean weight there", **EVEN),
+    "easy-grpo": _few("grpo", "the baseline from a start above one half", **EASY),
+    "easy-hicra": _few("hicra", "HICRA from there", **EASY),
+    "easy-scaled": _few("scaled", "its factor from there", **EASY),
+    "easy-yoked": _few("yoked", "its mean weight from there", **EASY),
+}
+
+
+class Suite(NamedTuple):
+    """The conditions of a profile, the settings they share, and where their records are, in data/."""
+
+    conditions: dict[str, Condition]
+    common: dict
+    place: str
+
+
+SUITES = {
+    "sandbox": Suite(CONDITIONS, {**COMMON, "seeds": SEEDS}, "experiments"),
+    "families": Suite(FAMILIES, {"seeds": DECIDING}, "families/runs"),
+}
+
+
+def suite_of(profile: str) -> Suite:
+    """A made world's own suite; of other profiles the sandbox's conditions, with records in data/PROFILE."""
+    return SUITES.get(profile) or Suite(CONDITIONS, {}, profile)
+
+
 def condition_profile(name: str, profile: str, **overrides) -> Profile:
-    """The settings of a condition; steps and seeds of another profile than the sandbox are its own.
+    """The settings of a condition; steps and seeds of another profile than the made worlds' are its own.
 
     Raises HicraError for an unknown condition, and for one that needs the sandbox elsewhere.
     """
-    if name not in CONDITIONS:
-        raise HicraError(f"unknown condition {name!r}; choose one of: {', '.join(CONDITIONS)}")
-    settings = CONDITIONS[name].overrides
-    if profile == "sandbox":
-        settings = {**COMMON, "seeds": SEEDS, **settings}
-    elif "sandbox" in str(settings):
+    conditions, common, _ = suite_of(profile)
+    if name not in conditions:
+        raise HicraError(f"unknown condition {name!r}; choose one of: {', '.join(conditions)}")
+    settings = conditions[name].overrides
+    if profile not in SUITES and "sandbox" in str(settings):
         raise HicraError(f"condition {name!r} is the sandbox's own ({settings}); {profile} has none like it")
-    return get_profile(profile, **{**settings, **overrides})
+    return get_profile(profile, **{**common, **settings, **overrides})
 
 
-def experiment_jobs(root: Path | str, names: Sequence[str], *, profile: str, **overrides) -> Iterator[Job]:
-    """A run for every condition and seed, condition by condition."""
+def experiment_jobs(
+    root: Path | str, names: Sequence[str], *, profile: str, records: Path | str = "", **overrides
+) -> Iterator[Job]:
+    """A run for every condition and seed, condition by condition.
+
+    A yoked run takes its weights from the record, in `records`, of the HICRA run of its seed, and is left out
+    while there is none.
+    """
     for name in names:
         own = condition_profile(name, profile, **overrides)
+        arm = suite_of(profile).conditions[name].arm
         for seed in own.seeds:
-            plan = plan_run(own, CONDITIONS[name].arm, seed, condition=name)
+            settings = own
+            if arm == "yoked":
+                leader = RunFolder(Path(records) / f"{name.replace('yoked', 'hicra')}-seed{seed}")
+                if not leader.finished:
+                    continue
+                settings = replace(own, weights=weights_of(leader.read("steps.jsonl"), own.alpha))
+            plan = plan_run(settings, arm, seed, condition=name)
             yield Job(plan, RunFolder(Path(root) / f"{name}-seed{seed}"))
+
+
+def weights_of(steps: Sequence[Mapping], alpha: float) -> tuple[float, ...]:
+    """The mean weight of planning credit that HICRA had at each step of a record; 1 where it had none."""
+    found = (effective_weight([row], alpha) for row in steps)
+    return tuple(1.0 if math.isnan(weight) else round(weight, 6) for weight in found)
 
 
 def run_experiments(
@@ -98,7 +182,12 @@ def run_experiments(
     `train_all`; a record in `records` made with other settings is refused too.
     """
     records = Path(records)
-    jobs = list(experiment_jobs(root, names, profile=profile, **overrides))
+    yoked = [name for name in names if "yoked" in name]
+    if yoked and len(yoked) < len(names):  # they need the records of the others
+        for part in ([name for name in names if name not in yoked], yoked):
+            run_experiments(root, records, part, profile=profile, report=report, workers=workers, **overrides)
+        return
+    jobs = list(experiment_jobs(root, names, profile=profile, records=records, **overrides))
     missing = []
     for job in jobs:
         record = RunFolder(records / job.folder.path.name)

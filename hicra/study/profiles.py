@@ -19,10 +19,11 @@ from pydantic.dataclasses import dataclass
 from hicra.errors import HicraError
 from hicra.study import sources
 
-# Those of hicra.credit for which the trainer knows everything: it gives no weight yet.
 ARMS = (
     "grpo",
     "hicra",
+    "weighted",
+    "yoked",
     "entropy_reg",
     "high_entropy",
     "symmetric",
@@ -45,6 +46,7 @@ ShareInside = Annotated[float, Field(gt=0, lt=1)]
 ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
 Seeds = Annotated[tuple[Whole, ...], Field(strict=False, min_length=1)]
 Names = Annotated[tuple[str, ...], Field(strict=False)]
+Weights = Annotated[tuple[Number, ...], Field(strict=False)]
 SeveralNames = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
 
 
@@ -82,6 +84,7 @@ class Profile:
     alpha: ShareBelowOne = 0.2  # (paper)
     high_entropy_share: Share = 0.2  # (paper, Table 1)
     entropy_coef: Number = 0.001
+    weights: Weights = ()  # of planning credit, for the arms weighted and yoked: one, or one for each step
     credit_lexicon: str = "same"  # what marks tokens for credit: a lexicon, or "oracle" (true spans)
     credit_drop: ShareBelowOne = 0.0  # share of its grams left out, drawn by the run's seed (paper, Fig. 7)
     # the policy
@@ -104,6 +107,7 @@ class Profile:
     eval_samples: Positive = 1
     eval_every: Positive = 10
     eval_temperature: Number = 1.0
+    final_samples: Whole = 0  # a problem, at a run's end, at temperature 1 and at the benchmarks'; 0: none
     # Scored when a run has ended, and kept out of training; as hicra.study.sources.benchmarks takes them.
     benchmarks: Names = ()
     benchmark_temperature: Number = 0.6  # (paper)
@@ -129,6 +133,8 @@ class Profile:
     def _contradictions(self) -> Iterator[str]:
         if len(set(self.seeds)) < len(self.seeds):
             yield f"seeds={list(self.seeds)} name a seed twice; give distinct ones"
+        if len(self.weights) not in (0, 1, self.steps):
+            yield f"weights has {len(self.weights)} numbers for {self.steps} steps; give one, or one a step"
         if "{problem}" not in self.prompt_template:
             yield f"prompt_template={self.prompt_template!r} has no {{problem}}; put it in"
         if self.credit_lexicon == sources.ORACLE and self.problem_set not in sources.MADE:
@@ -179,6 +185,24 @@ PROFILES = {
         prompts_per_step=16,
         group_size=8,
         max_completion_length=96,
+    ),
+    "families": Profile(
+        name="families",
+        world="families: 0.7 M-parameter Llama on synthetic arithmetic, not a language model",
+        base="families/base",
+        problem_set="families",
+        lexicon="families",
+        prompts_per_step=16,
+        group_size=8,
+        max_completion_length=88,
+        steps=120,
+        learning_rate=2e-4,
+        eval_problems=128,
+        eval_every=40,
+        eval_samples=2,
+        final_samples=16,
+        lexicon_rollouts=4096,  # of which the base policy gets a fifth right
+        rollouts_kept=2,
     ),
     "smollm2": Profile(
         name="smollm2",
@@ -252,8 +276,12 @@ PROFILES = {
         checkpoint_every=10,
     ),
 }
-# A record from before a field existed was made with what is now the field's default.
-DEFAULTS = {f.name: f.default for f in fields(Profile) if f.default is not MISSING}
+# JSON-able. A record from before a field existed was made with what is now the field's default.
+DEFAULTS = {
+    f.name: list(f.default) if isinstance(f.default, tuple) else f.default
+    for f in fields(Profile)
+    if f.default is not MISSING
+}
 
 
 # What a source's name or path becomes where it is given.

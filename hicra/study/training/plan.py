@@ -43,6 +43,11 @@ def plan_run(profile: Profile, arm: str, seed: int, condition: str = "") -> RunP
         raise HicraError(
             f"arm {arm!r} needs a group_size of 3 or more, not {profile.group_size}: see its docstring"
         )
+    if (arm in ("weighted", "yoked")) != bool(profile.weights):
+        raise HicraError(
+            f"arm {arm!r} with weights={list(profile.weights)}: weighted and yoked need them, and others "
+            "must have none"
+        )
     tasks = tuple(training_tasks(profile, profile.steps * profile.prompts_per_step, seed))
     observed, credited = Lexicon.load(profile.lexicon), _credited(profile, seed)
     settings = decisive_settings(profile, arm, seed, tasks=tasks, observed=observed, credited=credited)

@@ -163,7 +163,7 @@ def train(plan: RunPlan, folder: Path | str) -> RunFolder:
         if notice := mixed_precision(plan.profile, trainer.args):
             run.add_notice(notice)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        _finish(trainer, run, time.monotonic() - started)
+        _finish(trainer, plan, run, time.monotonic() - started)
     return run
 
 
@@ -180,14 +180,17 @@ def _own_share(profile: Profile, folder: Path | str) -> RunFolder:
     return RunFolder(folder) if os.environ.get("RANK", "0") == "0" else Follower(folder)
 
 
-def _finish(trainer, run: RunFolder, seconds: float) -> None:
-    """Write the policy and its card, and close the record."""
+def _finish(trainer, plan: RunPlan, run: RunFolder, seconds: float) -> None:
+    """Write the policy and its card, score it a last time, and close the record."""
     trainer.save_model(str(run.path / "policy"))
+    final = None
     if trainer.is_world_process_zero():
+        final = _final(plan, trainer)
         run.keep("policy/README.md", model_card(run))
     run.finish(
         wall_seconds=round(seconds, 1),
         policy_sha256=folder_sha256(run.path / "policy", "*.safetensors"),
+        **({"final": final} if final else {}),
         precision={name: getattr(trainer.args, name) for name in ("bf16", "fp16")},
     )
     trainer.accelerator.wait_for_everyone()  # the first to end must not take a message with it
@@ -210,7 +213,9 @@ def _make_trainer(plan: RunPlan, run: RunFolder):
     model, tokenizer = load_base(profile, lora_rank=profile.lora_rank, seed=seed, vllm=profile.vllm)
     ends = unsloth_models.ends(model, tokenizer)
     recorder = Recorder(run)
-    score = _evaluation(profile, seed, model, tokenizer)
+    score = _evaluation(
+        plan, model, tokenizer, temperature=profile.eval_temperature, samples=profile.eval_samples
+    )
     StudyTrainer = type("StudyTrainer", (StudyMixin, CpuStepMixin, GRPOTrainer), {})
     return StudyTrainer(
         model=model,
@@ -270,23 +275,34 @@ def _short_rows(plan: RunPlan, tokenizer, run: RunFolder) -> list[dict]:
     return [task.row() for task in short]
 
 
-def _evaluation(profile: Profile, seed: int, model, tokenizer) -> Callable[[], dict]:
+def _final(plan: RunPlan, trainer) -> list[dict]:
+    """The policy's last scores, of many samples, at temperature 1 and at the benchmarks'."""
+    profile = plan.profile
+    if not profile.final_samples:
+        return []
+    score = partial(_evaluation, plan, trainer.model, trainer.tokenizer, samples=profile.final_samples)
+    temperatures = (1.0, profile.benchmark_temperature)
+    return [{"temperature": t, **score(temperature=t)()} for t in dict.fromkeys(temperatures)]
+
+
+def _evaluation(plan: RunPlan, model, tokenizer, *, temperature: float, samples: int) -> Callable[[], dict]:
     """A function that scores the policy as it is on the fixed held-out problems."""
     from hicra.study.policy import generation
     from hicra.study.policy.evaluation import evaluate
 
+    profile = plan.profile
     generate = generation.policy_generator(
         model,
         tokenizer,
         max_new_tokens=profile.max_completion_length,
-        temperature=profile.eval_temperature,
-        seed=seed,
+        temperature=temperature,
+        seed=plan.seed,
     )
     return partial(
         evaluate,
         generate,
         fitting(held_out_tasks(profile), tokenizer, profile.max_prompt_length),
-        samples=profile.eval_samples,
+        samples=samples,
         prefilled_think=profile.prefilled_think,
         explain=explainer(profile),
         length=lambda text: len(tokenizer(text)["input_ids"]),

@@ -17,12 +17,15 @@ from hicra.credit import ARMS, Rollouts, grpo
 from hicra.dynamics.live import DynamicsMixin
 from hicra.planning.tagger import PlanningTagger
 from hicra.study.record.checkpoints import seal
+from hicra.study.training.gradient_norms import class_gradient_norms
 from hicra.study.training.guard import unchanged
 from hicra.study.training.plan import RunPlan
 from hicra.study.training.recorder import Recorder
 from hicra.study.training.reward import VerifiedAnswer
 from hicra.study.training.step_row import Tokens, add_rows, rollout_rows, step_row
 from hicra.trainer import HicraMixin
+
+NORMS_EVERY = 10  # steps; two more backward passes
 
 
 class StudyMixin(DynamicsMixin, HicraMixin):
@@ -66,6 +69,7 @@ class StudyMixin(DynamicsMixin, HicraMixin):
             rewards=everywhere(self.reward.graded.rewards.to(batch["advantages"])),
             group_size=self.num_generations,
             high_entropy_share=self.plan.profile.high_entropy_share,
+            weight=self._weight(),
         )
         advantages = ARMS[self.plan.arm](rollouts, self.alpha)  # (W * B, longest T)
         first, width = self.accelerator.process_index * len(credited), credited.shape[1]
@@ -80,7 +84,26 @@ class StudyMixin(DynamicsMixin, HicraMixin):
             credited=advantages,
         )
         self._record(tokens, own_texts(batch, self.reward.graded.texts, self.tokenizer))
+        batch |= {"plain_advantages": batch["advantages"], "observed_planning": planning}  # for _norms
         return advantages
+
+    def _get_per_token_logps_and_entropies(self, *args, **kwargs):
+        made = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        if torch.is_grad_enabled() and self.state.global_step % NORMS_EVERY == 0:
+            self._norms(made[0])
+        return made
+
+    def _norms(self, logps: Tensor) -> None:
+        """Record the gradient's norms by class, where one pass of one process holds the whole step."""
+        if self.args.gradient_accumulation_steps == self.accelerator.num_processes == 1:
+            batch, weights = self._inputs, self.model.parameters()
+            plain, planning = batch["plain_advantages"], batch["observed_planning"]  # (B,), (B, T)
+            self.recorder.row |= class_gradient_norms(weights, logps, plain, planning, own_tokens(batch))
+
+    def _weight(self) -> float | None:
+        """Of planning credit in this step, for the arms that have one."""
+        weights = self.plan.profile.weights
+        return weights[self.state.global_step % len(weights)] if weights else None
 
     def token_statistics(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         return self._scored  # the batch is the one that was just credited
