@@ -48,6 +48,12 @@ def _verdict(values, **fields):
     return verdict_table(Claims((_claim(**fields),), 5, {"q": "Is it?"}), values).iloc[0]
 
 
+def test_a_claim_may_need_seeds_of_its_own(values):
+    assert _verdict(values, seeds=6)["note"] == "5 of 6 seeds have been run"
+    fewer = verdict_table(Claims((_claim(seeds=5),), 10, {"q": "Is it?"}), values).iloc[0]
+    assert fewer["verdict"] != NOT_TESTED
+
+
 def test_quantities_are_what_the_table_says(values):
     run = values.loc["grpo", 0]
     assert run["final_accuracy"] == 0.5

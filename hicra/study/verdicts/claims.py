@@ -26,8 +26,8 @@ class ClaimError(HicraError):
 
 
 class Claims(NamedTuple):
-    """The claims in order, how many seeds a verdict needs, the questions that group them (key and text), and
-    what was asked after the runs."""
+    """The claims in order, how many seeds a verdict needs where a claim names no other number, the questions
+    that group them (key and text), and what was asked after the runs."""
 
     claims: tuple[dict, ...]
     seeds: int
@@ -64,7 +64,9 @@ def load_claims(path: Path | str = "") -> Claims:
 
 def _check(claim: Mapping, questions: Mapping[str, str]) -> None:
     name = f"claim {claim.get('id', 'without id')}"
-    _check_fields(name, claim, (*TOLD, *(("not_tested",) if "not_tested" in claim else TESTED)), ("effects",))
+    _check_fields(
+        name, claim, (*TOLD, *(("not_tested",) if "not_tested" in claim else TESTED)), ("effects", "seeds")
+    )
     if claim["question"] not in questions:
         raise ClaimError(f"{name}: question {claim['question']!r}; give one of {', '.join(questions)}")
     rule = claim.get("rule", {"above": 0})
@@ -123,6 +125,7 @@ def _judge(claim: Mapping, table: pd.DataFrame, wanted: int) -> dict:
         return {"seeds": 0, "verdict": NOT_TESTED, "note": claim["not_tested"], "power": ""}
     values = contrast(table, claim["quantity"], claim["of"])
     told = {**_statistic(claim), "seeds": len(values), "power": ""}
+    wanted = claim.get("seeds", wanted)
     if len(values) < wanted:
         return {**told, "verdict": NOT_TESTED, "note": f"{len(values)} of {wanted} seeds have been run"}
     mean, low, high, n = judged_interval(values)
