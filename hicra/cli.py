@@ -251,6 +251,7 @@ def figures(
     """
     _need_clone()
     from hicra.study.experiments import CONDITIONS
+    from hicra.study.figures.families import build_page
     from hicra.study.figures.gallery import build_gallery
 
     written = build_gallery(
@@ -261,6 +262,10 @@ def figures(
         models=models or [study_data("smollm2")],
     )
     print(f"{len(written)} files in {out}")
+    second = data_root() / "families"
+    if not records and (second / "runs").is_dir():
+        page = build_page(second / "runs", second / "claims.yaml", out / "families")
+        print(f"{len(page)} files in {out / 'families'}")
 
 
 @app.command()

@@ -46,9 +46,10 @@ def train_families_base(
 ) -> None:
     """Train the base policy into `out/base`, by way of `out/skill`.
 
-    The easier start that ships, `data/families/easy`, is what GRPO makes of the base in 55 steps of a pilot seed:
-    `hicra train grpo --seed 903 --profile families --overrides '{"steps": 55}' --out FOLDER`. Bit for bit the
-    same on the same machine with the same number of threads.
+    The easier start that ships, `data/families/easy`, is what GRPO makes of the base in 55 steps of a pilot
+    seed: `hicra train grpo --seed 903 --profile families --overrides '{"steps": 55}' --out FOLDER`.
+
+    Bit for bit the same on the same machine with the same number of threads.
     """
     set_seed(seed)
     stages = (("skill", skill_steps, SKILL, 1.0), ("base", habit_steps, Habits(), 0.25))
