@@ -264,7 +264,7 @@ def figures(
     print(f"{len(written)} files in {out}")
     second = data_root() / "families"
     if not records and (second / "runs").is_dir():
-        page = build_page(second / "runs", second / "claims.yaml", out / "families")
+        page = build_page(second / "runs", second / "pilots", second / "claims.yaml", out / "families")
         print(f"{len(page)} files in {out / 'families'}")
 
 

@@ -21,6 +21,7 @@ from hicra.study.verdicts.claims import (
     contrast,
     decide,
     load_claims,
+    power_table,
     verdict_counts,
     verdict_table,
 )
@@ -46,6 +47,23 @@ def _claim(**fields):
 
 def _verdict(values, **fields):
     return verdict_table(Claims((_claim(**fields),), 5, {"q": "Is it?"}), values).iloc[0]
+
+
+def test_power_is_that_of_the_rule_s_own_side_and_bound():
+    claims = [
+        _claim(id="up", rule={"above": 0.5}, effects=[0.5, 1.0]),
+        _claim(id="down", rule={"below": 0}, effects=[-0.5, 0.5]),
+        _claim(id="other arm", of={"placebo": 1, "grpo": -1}, effects=[1]),
+    ]
+    index = pd.MultiIndex.from_product([["hicra", "grpo"], range(3)], names=["arm", "seed"])
+    pilots = pd.DataFrame({"final_accuracy": [0.1, 0.3, 0.5, 0, 0, 0]}, index=index)
+    table = power_table(Claims(tuple(claims), 5, {"q": "Is it?"}), pilots)
+    assert table["id"].tolist() == ["up", "up", "down", "down"]
+    assert set(table["spread"].round(9)) == {0.2}
+    at_the_bound, up, down, wrong_side = table["power"]
+    assert at_the_bound == pytest.approx(0.025)
+    assert up == down == pytest.approx(0.99, abs=0.02)
+    assert wrong_side < 1e-6
 
 
 def test_a_claim_may_need_seeds_of_its_own(values):

@@ -72,7 +72,7 @@ def test_the_page_repeats_byte_for_byte_and_tells_what_is_missing(tmp_path, monk
     monkeypatch.setattr(families, "load_values", lambda records: (values, WORLD))
     pages = []
     for folder in ("one", "two"):
-        written = build_page("records", data_root() / "families/claims.yaml", tmp_path / folder)
+        written = build_page("records", "pilots", data_root() / "families/claims.yaml", tmp_path / folder)
         pages.append({path.name: path.read_bytes() for path in written})
     assert pages[0] == pages[1]
     assert "3 of 10 seeds have been run" in pages[0]["README.md"].decode()

@@ -20,7 +20,7 @@ from hicra.study.figures.style import canvas, house, save
 from hicra.study.figures.tables import table_markdown, verdict_markdown
 from hicra.study.record.run_folder import run_folders
 from hicra.study.record.run_tables import load_study
-from hicra.study.verdicts.claims import contrast, load_claims, verdict_table
+from hicra.study.verdicts.claims import contrast, load_claims, power_table, verdict_table
 from hicra.study.verdicts.families_quantities import families_quantities
 from hicra.study.verdicts.intervals import interval
 from hicra.study.verdicts.run_quantities import quantities
@@ -53,13 +53,16 @@ def load_values(records: Path | str) -> tuple[pd.DataFrame, str]:
     return quantities(study.steps, study.evals).join(families_quantities(runs)), study.world
 
 
-def build_page(records: Path | str, claims: Path | str, out: Path | str) -> list[Path]:
-    """Draw the figure, write verdicts and each arm's values, and the page README.md, into `out`."""
+def build_page(records: Path | str, pilots: Path | str, claims: Path | str, out: Path | str) -> list[Path]:
+    """Draw the figure, write verdicts and each arm's values, and the page README.md, into `out`.
+
+    `pilots` are records that decide nothing and tell the power.
+    """
     (values, world), rules, out = load_values(records), load_claims(claims), Path(out)
-    verdicts = verdict_table(rules, values)
+    verdicts, chances = verdict_table(rules, values), power_table(rules, load_values(pilots)[0])
     arms = arm_table(values)
     written = save(equation_effects(values, world), out, "equation_effects")
-    for name, frame in {"verdicts": verdicts, "arms": arms}.items():
+    for name, frame in {"verdicts": verdicts, "arms": arms, "power": chances}.items():
         write_atomic(out / f"{name}.csv", frame.round(DIGITS).to_csv(index=False))
         written.append(out / f"{name}.csv")
     told = {
@@ -68,6 +71,7 @@ def build_page(records: Path | str, claims: Path | str, out: Path | str) -> list
         "counts": counts_markdown(verdicts),
         "arms": table_markdown(arms),
         "verdicts": verdict_markdown(verdicts, rules.questions),
+        "power": table_markdown(chances.round(3)),
     }
     write_atomic(out / "README.md", PAGE.format(**told))
     return [*written, out / "README.md"]
@@ -152,6 +156,13 @@ Means over seeds, late in the run unless named otherwise; arms with fewer seeds 
 alone. [arms.csv](arms.csv)
 
 {arms}
+
+## Power
+
+How likely a claim is replicated if the effect is the true one, by the spread over the seeds of pilots, which
+decide nothing (`data/families/pilots`). [power.csv](power.csv)
+
+{power}
 
 ## Verdicts
 

@@ -120,6 +120,31 @@ def afterwards_table(claims: Claims, table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["question", "statistic", "unit", "ours", "low", "high", "seeds"])
 
 
+def power_table(claims: Claims, pilots: pd.DataFrame) -> pd.DataFrame:
+    """How likely each claim with `effects` is replicated if one of them is true, by runs that decide nothing.
+
+    `pilots` is a table as of `quantities`. Claims whose arms have fewer than two pilot seeds in common are
+    left out. Columns: id, effect, unit, spread (standard deviation over the pilots' seeds), seeds, power.
+    """
+    rows = []
+    for claim in claims.claims:
+        arms = set(claim.get("of", {}))
+        if not arms or not arms <= set(pilots.index.get_level_values("arm")):
+            continue
+        values, n = contrast(pilots, claim["quantity"], claim["of"]), claim.get("seeds", claims.seeds)
+        told = {"id": claim["id"], "unit": claim["unit"], "spread": values.std(), "seeds": n}
+        if len(values) > 1:
+            for effect in claim.get("effects", ()):
+                rows.append(told | {"effect": effect, "power": _power(claim, values.std(), n, effect)})
+    return pd.DataFrame(rows, columns=["id", "effect", "unit", "spread", "seeds", "power"])
+
+
+def _power(claim: Mapping, deviation: float, n: int, effect: float) -> float:
+    """Power of the claim's rule, `above` or `below` a bound, if `effect` is the true one."""
+    rule = claim["rule"]
+    return power(deviation, n, effect - rule["above"] if "above" in rule else rule["below"] - effect)
+
+
 def _judge(claim: Mapping, table: pd.DataFrame, wanted: int) -> dict:
     if "not_tested" in claim:
         return {"seeds": 0, "verdict": NOT_TESTED, "note": claim["not_tested"], "power": ""}
@@ -132,7 +157,8 @@ def _judge(claim: Mapping, table: pd.DataFrame, wanted: int) -> dict:
     verdict, note = decide(claim["rule"], low, high)
     both = dict(zip(("boot_low", "boot_high"), bootstrap_interval(values), strict=True))
     both |= dict(zip(("t_low", "t_high"), interval(values)[1:3], strict=True))
-    chances = (f"{power(values.std(), n, effect):.2f} at {effect:g}" for effect in claim.get("effects", ()))
+    effects = claim.get("effects", ())
+    chances = (f"{_power(claim, values.std(), n, effect):.2f} at {effect:g}" for effect in effects)
     found = {"ours": mean, "low": low, "high": high, **both, "verdict": verdict, "note": note}
     return {**told, **found, "power": ", ".join(chances)}
 
