@@ -2,21 +2,39 @@
 
 import pandas as pd
 
-from hicra.study.experiments import CONDITIONS
+from hicra.study.experiments import CONDITIONS, DECIDING
+from hicra.study.figures.families import build_page
 from hicra.study.figures.gallery import build_gallery
+from hicra.study.record.run_folder import run_folders
 from hicra.study.verdicts.claims import CONTRADICTED, REPLICATED, UNDECIDED, verdict_counts
 
 
 def test_figures_and_tables_are_those_of_the_records(root, tmp_path):
     data = root / "data"
     models = [data / "smollm2"]
-    for made in build_gallery(
-        data / "experiments", data / "claims.yaml", tmp_path, tuple(CONDITIONS), models
-    ):
-        committed = root / "figures" / made.name
+    made = build_gallery(data / "experiments", data / "claims.yaml", tmp_path, tuple(CONDITIONS), models)
+    _compare(made, root / "figures")
+
+
+def test_the_second_worlds_page_is_that_of_its_records(root, tmp_path):
+    data = root / "data" / "families"
+    made = build_page(data / "runs", data / "pilots", data / "claims.yaml", tmp_path)
+    _compare(made, root / "figures" / "families")
+
+
+def _compare(files, folder):
+    for made in files:
+        committed = folder / made.name
         assert committed.exists(), f"{made.name} is missing: make figures"
         if made.suffix not in (".png", ".pdf"):  # the same picture, but compressed by the machine's library
             assert committed.read_bytes() == made.read_bytes(), f"{made.name} is another: make figures"
+
+
+def test_no_pilot_decides(root):
+    data = root / "data" / "families"
+    seeds = {name: {run.seed for run in run_folders(data / name)} for name in ("pilots", "runs")}
+    assert seeds["pilots"] <= set(range(900, 910))
+    assert seeds["runs"] <= set(DECIDING)
 
 
 SIGNS = {REPLICATED: "✔", CONTRADICTED: "✘", UNDECIDED: "?"}
