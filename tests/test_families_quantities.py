@@ -10,15 +10,20 @@ from hypothesis import strategies as st
 from hicra.dynamics.entropy import shannon_entropy
 from hicra.errors import HicraError
 from hicra.files import data_root
+from hicra.lexicon.lexicon import Lexicon
 from hicra.study.experiments import FAMILIES as CONDITIONS
-from hicra.study.problems.families import FAMILIES, STRATEGIES
+from hicra.study.problems.families import CONCLUSIONS, FAMILIES, LONG_CONNECTIVES, STRATEGIES
 from hicra.study.verdicts.claims import contrast, load_claims
 from hicra.study.verdicts.families_quantities import (
+    CONNECTIVES,
+    LONG_CONCLUSIONS,
     SMOOTH,
     WINDOW,
     announced,
     families_quantities,
     first_passage,
+    log_odds,
+    marked_by,
     of_run,
     of_steps,
     strategy_entropies,
@@ -73,12 +78,17 @@ def test_a_run_by_hand():
     # V rises from 1/4 by 1/2 over the SMOOTH steps around the tenth
     assert math.exp(found["steps_to_half"]) == pytest.approx(WINDOW - 0.5)
     assert math.exp(found["steps_above_half"]) == pytest.approx(SMOOTH * 0.2 / 0.5)
+    assert found["reached_upper"] == 1
 
 
 def test_what_a_run_lacks_is_not_a_number():
     never = of_run([_step(i, reward_sum=2.0) for i in range(2 * WINDOW)], {"settings": {"alpha": 0.2}})
     for name in ("steps_to_half", "steps_above_half", "strategies_at_half", "final_accuracy_1"):
         assert math.isnan(never[name]), name
+    assert never["reached_upper"] == 0
+    halfway = of_run([_step(i, reward_sum=4.8 if i >= WINDOW else 2.0) for i in range(2 * WINDOW)], MANIFEST)
+    assert (math.isnan(halfway["steps_to_half"]), halfway["reached_upper"]) == (False, 0)
+    assert math.isnan(halfway["steps_above_half"])
     with pytest.raises(HicraError, match="19 steps is too short"):
         of_run(RUN[1:], MANIFEST)
 
@@ -122,6 +132,37 @@ def test_announcements_are_counted_where_they_have_the_effect():
     assert announced(plans, 0.30) == 0.75
     assert announced(plans, -0.30) == 1
     assert announced(plans, 0.12) == 0
+
+
+def test_announcements_are_selective_where_they_follow_their_worth():
+    everywhere = of_steps([_step(0, plans={f"{family}/hint+limit": 1 for family in FAMILIES})])
+    assert everywhere["announced_selectively"] == 0
+    # one of two families worth +30, both worth +12, one of two worth -12, none worth -30
+    limited = {"total": 1, "fence": 0, "left": 1, "seats": 1, "boxes": 1, "bus": 0, "cost": 0, "birds": 0}
+    some = of_steps([_step(0, plans={f"{f}/hint{'+limit' * said}": 1 for f, said in limited.items()})])
+    assert some["announced_selectively"] == pytest.approx((0.5 + 1 - 0.5 - 0) / 2)
+
+
+def test_neutral_words_by_hand():
+    neutral = {"so we get": 3, "then we have": 2, "from here": 4, "so the answer is": 9, "we find": 2}
+    found = of_steps([_step(0, neutral=neutral)])
+    assert found["marked_connectives"] == pytest.approx(math.log(5.5 / 4.5))
+    assert found["long_conclusions"] == pytest.approx(math.log(9.5 / 2.5))
+    assert found["placebo_connectives"] == pytest.approx(math.log(6.5 / 3.5))  # "we have", "from here"
+    assert log_odds({}, ["a"], ["a", "b"]) == 0
+
+
+def test_what_the_lexicons_mark_of_the_words_that_change_nothing():
+    assert marked_by("families", CONNECTIVES + CONCLUSIONS) == LONG_CONNECTIVES
+    assert marked_by("families-recipe1", CONCLUSIONS) == LONG_CONCLUSIONS
+    short = ("and next", "which means", "from here")
+    assert marked_by("families-placebo", CONNECTIVES) == ("then we have", *short)
+
+
+def test_what_marks_one_word_of_a_phrase_marks_it(tmp_path):
+    path = tmp_path / "own.json"
+    Lexicon.from_grams(["this gives"]).save(path)
+    assert marked_by(str(path), CONNECTIVES) == ("this gives us",)
 
 
 def test_stretches_of_steps_are_counted_together():

@@ -9,6 +9,7 @@ entropies of strategies are matched for size as they stand.
 | mean_reward, late_reward | mean reward of the whole run, late | share |
 | steps_to_half | log of the steps until V = 1/2 | log |
 | steps_above_half | log of the steps from V = 1/2 to V = UPPER | log |
+| reached_upper | 1 where V reaches UPPER, else 0: what share of the seeds steps_above_half is of | share |
 | strategies_at_half | H(S) over the SMOOTH steps around V = 1/2 | bits |
 | final_accuracy_1, final_accuracy_06 | held out, of many samples, at temperature 1 and 0.6 | share |
 | weight | effective weight of planning credit over the run, by the factor of `scaled` | 1 |
@@ -22,7 +23,10 @@ Late, and with the ending `_change` late minus early:
 | within_families, specialised | H(S given X), X the problem's family, and I(S; X), which add to H(S) | bits |
 | fitting, right_given_fitting | share whose strategy is the family's own; of these, share right | share |
 | marked_connectives | log odds of a connective of three words against one of two | log odds |
+| long_conclusions | of a conclusion of four words against one of two; `families` marks neither | log odds |
+| placebo_connectives | of a connective in which the placebo marks a word against the others | log odds |
 | announced_E | share that announces the limit where this is worth E points (+30, +12, -12, -30) | share |
+| announced_selectively | mean of announced_E where E is positive minus where it is negative | share |
 | looks, tokens | second looks, tokens of a completion | 1 |
 | planning | share of planning tokens | share |
 
@@ -33,7 +37,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -41,12 +46,15 @@ import pandas as pd
 from hicra.dynamics.entropy import shannon_entropy
 from hicra.dynamics.step_table import effective_weight
 from hicra.errors import HicraError
-from hicra.study.problems.families import FAMILIES, LONG_CONNECTIVES, SHORT_CONNECTIVES
+from hicra.lexicon.lexicon import Lexicon
+from hicra.study.problems.families import CONCLUSIONS, FAMILIES, LONG_CONNECTIVES, SHORT_CONNECTIVES
 from hicra.study.record.run_folder import RunFolder
 
 WINDOW, SMOOTH = 10, 9  # steps
 HALF = 0.5
 UPPER = 0.7  # pilots level off between 0.72 and 0.8, where passing a level is chance
+CONNECTIVES = LONG_CONNECTIVES + SHORT_CONNECTIVES
+LONG_CONCLUSIONS = tuple(phrase for phrase in CONCLUSIONS if len(phrase.split()) > 2)
 EFFECTS = {f"{round(100 * f.limit_effect):+d}": f.limit_effect for f in FAMILIES.values()}
 
 
@@ -68,6 +76,7 @@ def of_run(steps: Sequence[Mapping], manifest: Mapping) -> dict[str, float]:
         "late_reward": rewards[-WINDOW:].mean(),
         "steps_to_half": math.log(half),
         "steps_above_half": math.log(upper - half) if upper > half else math.nan,
+        "reached_upper": float(not math.isnan(upper)),
         **late,
         **{f"{name}_change": late[name] - early[name] for name in late},
         "strategies_at_half": _around(steps, half),
@@ -94,7 +103,7 @@ def of_steps(steps: Sequence[Mapping]) -> dict[str, float]:
     neutral, n = _added(steps, "neutral"), sum(row["n_completions"] for row in steps)
     total, given = strategy_entropies(plans)
     fitting = {plan: count for plan, count in plans.items() if strategy_of(plan) == family_of(plan)}
-    long, short = (sum(neutral[c] for c in kind) for kind in (LONG_CONNECTIVES, SHORT_CONNECTIVES))
+    shares = {name: announced(plans, effect) for name, effect in EFFECTS.items()}
     tokens = sum(row["length_sum"] for row in steps)
     return {
         "strategies": total,
@@ -102,12 +111,31 @@ def of_steps(steps: Sequence[Mapping]) -> dict[str, float]:
         "specialised": total - given,
         "fitting": sum(fitting.values()) / n,
         "right_given_fitting": sum(right[plan] for plan in fitting) / max(1, sum(fitting.values())),
-        "marked_connectives": math.log((long + 0.5) / (short + 0.5)),
-        **{f"announced_{name}": announced(plans, effect) for name, effect in EFFECTS.items()},
+        "marked_connectives": log_odds(neutral, LONG_CONNECTIVES, CONNECTIVES),
+        "long_conclusions": log_odds(neutral, LONG_CONCLUSIONS, CONCLUSIONS),
+        "placebo_connectives": log_odds(neutral, marked_by("families-placebo", CONNECTIVES), CONNECTIVES),
+        **{f"announced_{name}": share for name, share in shares.items()},
+        "announced_selectively": sum(math.copysign(s, EFFECTS[e]) for e, s in shares.items()) / 2,
         "looks": sum(row["looks"] for row in steps) / n,
         "planning": sum(row["n_planning"] for row in steps) / tokens,
         "tokens": tokens / n,
     }
+
+
+def log_odds(neutral: Mapping[str, int], chosen: Iterable[str], phrases: Iterable[str]) -> float:
+    """Log odds of the `chosen` among `phrases`, 1/2 added to both counts; `neutral` counts in lower case."""
+    chosen = set(chosen)
+    odds = [0.5, 0.5]
+    for phrase in phrases:
+        odds[phrase in chosen] += neutral.get(phrase.lower(), 0)
+    return math.log(odds[True] / odds[False])
+
+
+@cache
+def marked_by(lexicon: str, phrases: tuple[str, ...]) -> tuple[str, ...]:
+    """The phrases in which a lexicon, by name or path, marks at least one word."""
+    finder = Lexicon.load(lexicon)
+    return tuple(phrase for phrase in phrases if finder.find(phrase))
 
 
 def strategy_entropies(plans: Mapping[str, int]) -> tuple[float, float]:
