@@ -201,7 +201,7 @@ def experiments(
     records: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of finished records; data/experiments, data/families/runs or data/PROFILE.",
+            help="Folder of finished records; data/experiments, data/families/records or data/PROFILE.",
             callback=_folder,
         ),
     ] = None,
@@ -250,7 +250,7 @@ def figures(
     No model and no network are needed.
     """
     _need_clone()
-    from hicra.study.experiments import CONDITIONS
+    from hicra.study.experiments import CONDITIONS, FAMILIES
     from hicra.study.figures.families import build_page
     from hicra.study.figures.gallery import build_gallery
 
@@ -263,8 +263,10 @@ def figures(
     )
     print(f"{len(written)} files in {out}")
     second = data_root() / "families"
-    if not records and (second / "runs").is_dir():
-        page = build_page(second / "runs", second / "pilots", second / "claims.yaml", out / "families")
+    if not records and (second / "records").is_dir():
+        page = build_page(
+            second / "records", second / "pilots", second / "claims.yaml", out / "families", FAMILIES
+        )
         print(f"{len(page)} files in {out / 'families'}")
 
 

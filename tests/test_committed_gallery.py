@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from hicra.study.experiments import CONDITIONS, DECIDING
+from hicra.study.experiments import CONDITIONS, DECIDING, FAMILIES
 from hicra.study.figures.families import build_page
 from hicra.study.figures.gallery import build_gallery
 from hicra.study.record.run_folder import run_folders
@@ -18,7 +18,7 @@ def test_figures_and_tables_are_those_of_the_records(root, tmp_path):
 
 def test_the_second_worlds_page_is_that_of_its_records(root, tmp_path):
     data = root / "data" / "families"
-    made = build_page(data / "runs", data / "pilots", data / "claims.yaml", tmp_path)
+    made = build_page(data / "records", data / "pilots", data / "claims.yaml", tmp_path, FAMILIES)
     _compare(made, root / "figures" / "families")
 
 
@@ -32,9 +32,9 @@ def _compare(files, folder):
 
 def test_no_pilot_decides(root):
     data = root / "data" / "families"
-    seeds = {name: {run.seed for run in run_folders(data / name)} for name in ("pilots", "runs")}
+    seeds = {name: {run.seed for run in run_folders(data / name)} for name in ("pilots", "records")}
     assert seeds["pilots"] <= set(range(900, 910))
-    assert seeds["runs"] <= set(DECIDING)
+    assert seeds["records"] <= set(DECIDING)
 
 
 SIGNS = {REPLICATED: "✔", CONTRADICTED: "✘", UNDECIDED: "?"}

@@ -5,6 +5,7 @@ import pytest
 
 from hicra.errors import HicraError
 from hicra.files import data_root
+from hicra.study.experiments import FAMILIES
 from hicra.study.figures import families
 from hicra.study.figures.families import PANELS, PARTS, arm_table, build_page, equation_effects, load_values
 
@@ -35,7 +36,7 @@ def _points(ax):
 
 def test_each_arm_is_drawn_against_grpo_and_the_parts_add_up():
     arms = {"grpo": 0.0, "hicra": 0.5, "scaled": 0.2, "yoked": 0.1, "easy-grpo": 9.0, "placebo": -0.3}
-    *panels, last = equation_effects(_values(arms), WORLD).axes
+    *panels, last = equation_effects(_values(arms), WORLD, list(FAMILIES)).axes
     for ax in panels:
         assert _points(ax) == pytest.approx({"hicra": 0.5, "scaled": 0.2, "yoked": 0.1, "placebo": -0.3})
     parts = _points(last)
@@ -47,12 +48,12 @@ def test_each_arm_is_drawn_against_grpo_and_the_parts_add_up():
 def test_a_point_of_two_seeds_is_hollow_and_without_a_whisker():
     full, few = (_values({"grpo": 0.0, "hicra": 1.0}, seeds) for seeds in ((1, 2, 3), (1, 2)))
     for values, n_lines in ((full, 3), (few, 2)):  # point, whisker, zero
-        ax = equation_effects(values, WORLD).axes[0]
+        ax = equation_effects(values, WORLD, list(FAMILIES)).axes[0]
         assert len(ax.lines) == n_lines
 
 
 def test_arms_keep_the_order_of_the_conditions_and_their_seeds():
-    table = arm_table(_values({"placebo": 1.0, "grpo": 0.0, "hicra": 2.0}, (1, 2)))
+    table = arm_table(_values({"placebo": 1.0, "grpo": 0.0, "hicra": 2.0}, (1, 2)), list(FAMILIES))
     assert table["arm"].tolist() == ["grpo", "hicra", "placebo"]
     assert table["seeds"].tolist() == [2, 2, 2]
     assert table["tokens"].tolist() == [0.015, 2.015, 1.015]
@@ -62,7 +63,7 @@ def test_without_runs_or_a_baseline_it_says_so(tmp_path):
     with pytest.raises(HicraError, match="no finished run in"):
         load_values(tmp_path)
     with pytest.raises(HicraError, match="no run of arm 'grpo'"):
-        equation_effects(_values({"hicra": 1.0}), WORLD)
+        equation_effects(_values({"hicra": 1.0}), WORLD, ["hicra"])
 
 
 def test_the_page_repeats_byte_for_byte_and_tells_what_is_missing(tmp_path, monkeypatch):
@@ -72,7 +73,9 @@ def test_the_page_repeats_byte_for_byte_and_tells_what_is_missing(tmp_path, monk
     monkeypatch.setattr(families, "load_values", lambda records: (values, WORLD))
     pages = []
     for folder in ("one", "two"):
-        written = build_page("records", "pilots", data_root() / "families/claims.yaml", tmp_path / folder)
+        written = build_page(
+            "records", "pilots", data_root() / "families/claims.yaml", tmp_path / folder, FAMILIES
+        )
         pages.append({path.name: path.read_bytes() for path in written})
     assert pages[0] == pages[1]
     assert "3 of 10 seeds have been run" in pages[0]["README.md"].decode()

@@ -81,23 +81,23 @@ FAMILIES = {
     "yoked": Condition("yoked", {}, "HICRA's mean weight without its choice of prompts"),
     "symmetric0.9": _few("symmetric", "nearly the most weight", alpha=0.9),
     "scaled0.9": _few("scaled", "the largest factor without a bonus", alpha=0.9),
-    "high_entropy": _few("high_entropy", "are uncertain tokens as good as planning tokens"),
+    "high_entropy": Condition("high_entropy", {}, "are uncertain tokens as good as planning tokens"),
     "entropy_reg": _few("entropy_reg", "is an entropy bonus on all tokens as good", entropy_coef=0.05),
     "oracle": _few("hicra", "the true spans, without the neutral words", credit_lexicon="oracle"),
     "recipe0": _few("hicra", "the recipe's lexicon", credit_lexicon="families-recipe0"),
     "recipe1": _few("hicra", "and with another seed of its clustering", credit_lexicon="families-recipe1"),
     "drop30": _few("hicra", "does the lexicon's completeness matter", credit_drop=0.3),
     "weighted0.5": _few("weighted", "half the planning credit", weights=(0.5,)),
-    "weighted2": _few("weighted", "twice the planning credit", weights=(2.0,)),
+    "weighted2": Condition("weighted", {"weights": (2.0,)}, "twice the planning credit"),
     "weighted4": _few("weighted", "four times the planning credit", weights=(4.0,)),
     "scaled_all": _few("scaled_all", "the factor alone, without a lexicon"),
     "fork_mask": _few("fork_mask", "only uncertain tokens learn"),
     "entropy_shaped": _few("entropy_shaped", "entropy added to every advantage"),
     "released": _few("released", "the second-hand variant"),
-    "even-grpo": _few("grpo", "the baseline where problems are equally difficult", **EVEN),
-    "even-hicra": _few("hicra", "HICRA there", **EVEN),
-    "even-scaled": _few("scaled", "its factor there, which has nothing to tell apart", **EVEN),
-    "even-yoked": _few("yoked", "its mean weight there", **EVEN),
+    "even-grpo": Condition("grpo", EVEN, "the baseline where problems are equally difficult"),
+    "even-hicra": Condition("hicra", EVEN, "HICRA there"),
+    "even-scaled": Condition("scaled", EVEN, "its factor there, which has nothing to tell apart"),
+    "even-yoked": Condition("yoked", EVEN, "its mean weight there"),
     "easy-grpo": _few("grpo", "the baseline from a start above one half", **EASY),
     "easy-hicra": _few("hicra", "HICRA from there", **EASY),
     "easy-scaled": _few("scaled", "its factor from there", **EASY),
@@ -115,7 +115,7 @@ class Suite(NamedTuple):
 
 SUITES = {
     "sandbox": Suite(CONDITIONS, {**COMMON, "seeds": SEEDS}, "experiments"),
-    "families": Suite(FAMILIES, {"seeds": DECIDING}, "families/runs"),
+    "families": Suite(FAMILIES, {"seeds": DECIDING}, "families/records"),
 }
 
 

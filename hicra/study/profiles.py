@@ -361,4 +361,5 @@ def _world(name: str, problem_set: str | tuple[str, ...]) -> str:
     own = PROFILES[name]
     if problem_set == own.problem_set:
         return own.world
-    return f"{own.world.partition(' on ')[0]} on {sources.set_title(problem_set)}"
+    told = f"{own.world.partition(' on ')[0]} on {sources.set_title(problem_set)}"
+    return told + ", not a language model" * own.world.endswith("not a language model")

@@ -5,7 +5,7 @@ The same records give the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -14,11 +14,10 @@ from matplotlib.figure import Figure
 
 from hicra.errors import HicraError
 from hicra.files import write_atomic
-from hicra.study.experiments import FAMILIES
 from hicra.study.figures.gallery import DIGITS, counts_markdown
 from hicra.study.figures.style import canvas, house, save
 from hicra.study.figures.tables import table_markdown, verdict_markdown
-from hicra.study.record.run_folder import run_folders
+from hicra.study.record.run_folder import RunFolder, run_folders
 from hicra.study.record.run_tables import load_study
 from hicra.study.verdicts.claims import contrast, load_claims, power_table, verdict_table
 from hicra.study.verdicts.families_quantities import families_quantities
@@ -43,25 +42,37 @@ ELSEWHERE = ("even-", "easy-")  # conditions with a baseline of their own
 
 
 def load_values(records: Path | str) -> tuple[pd.DataFrame, str]:
-    """All quantities of the finished runs in `records`, and their world. HicraError where there is none."""
-    runs = [run for run in run_folders(records) if run.finished]
-    if not runs:
+    """All quantities of the finished runs in `records`, and the world of most of them.
+
+    Problems of equal difficulty are a world of their own, with which no entropy is matched. HicraError where
+    there is no run.
+    """
+    worlds: dict[str, list[RunFolder]] = {}
+    for run in run_folders(records):
+        if run.finished:
+            worlds.setdefault(run.manifest()["world"], []).append(run)
+    if not worlds:
         raise HicraError(
             f"no finished run in {records}; make some with `hicra experiments --profile families`"
         )
-    study = load_study(runs)
-    return quantities(study.steps, study.evals).join(families_quantities(runs)), study.world
+    tables = []
+    for runs in worlds.values():
+        study = load_study(runs)
+        tables.append(quantities(study.steps, study.evals).join(families_quantities(runs)))
+    return pd.concat(tables), max(worlds, key=lambda world: len(worlds[world]))
 
 
-def build_page(records: Path | str, pilots: Path | str, claims: Path | str, out: Path | str) -> list[Path]:
+def build_page(
+    records: Path | str, pilots: Path | str, claims: Path | str, out: Path | str, order: Iterable[str]
+) -> list[Path]:
     """Draw the figure, write verdicts and each arm's values, and the page README.md, into `out`.
 
-    `pilots` are records that decide nothing and tell the power.
+    `pilots` are records that decide nothing and tell the power; `order` is that of the conditions.
     """
-    (values, world), rules, out = load_values(records), load_claims(claims), Path(out)
+    (values, world), rules, out, order = load_values(records), load_claims(claims), Path(out), list(order)
     verdicts, chances = verdict_table(rules, values), power_table(rules, load_values(pilots)[0])
-    arms = arm_table(values)
-    written = save(equation_effects(values, world), out, "equation_effects")
+    arms = arm_table(values, order)
+    written = save(equation_effects(values, world, order), out, "equation_effects")
     for name, frame in {"verdicts": verdicts, "arms": arms, "power": chances}.items():
         write_atomic(out / f"{name}.csv", frame.round(DIGITS).to_csv(index=False))
         written.append(out / f"{name}.csv")
@@ -77,7 +88,7 @@ def build_page(records: Path | str, pilots: Path | str, claims: Path | str, out:
     return [*written, out / "README.md"]
 
 
-def arm_table(values: pd.DataFrame) -> pd.DataFrame:
+def arm_table(values: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
     """Each condition's means over its seeds; seeds differ in number between conditions."""
     columns = {
         "mean_reward": "reward over the run",
@@ -90,14 +101,14 @@ def arm_table(values: pd.DataFrame) -> pd.DataFrame:
         "tokens": "tokens",
         "weight": "effective weight",
     }
-    found = [name for name in FAMILIES if name in values.index.get_level_values("arm")]
+    found = [name for name in order if name in values.index.get_level_values("arm")]
     means = values.groupby("arm")[list(columns)].mean().loc[found].rename(columns=columns).round(3)
     means.insert(0, "seeds", values.groupby("arm").size().loc[found])
     return means.reset_index()
 
 
 @house()
-def equation_effects(values: pd.DataFrame, world: str) -> Figure:
+def equation_effects(values: pd.DataFrame, world: str, order: Sequence[str]) -> Figure:
     """What each arm does to words, planning and speed, and HICRA's gain taken into parts.
 
     `values` is that of `load_values`. Raises HicraError without runs of GRPO.
@@ -105,7 +116,7 @@ def equation_effects(values: pd.DataFrame, world: str) -> Figure:
     there = set(values.index.get_level_values("arm"))
     if "grpo" not in there:
         raise HicraError("no run of arm 'grpo', with which the others are compared")
-    arms = [a for a in FAMILIES if a in there and a != "grpo" and not a.startswith(ELSEWHERE)]
+    arms = [a for a in order if a in there and a != "grpo" and not a.startswith(ELSEWHERE)]
     against = {arm: {arm: 1, "grpo": -1} for arm in arms}
     note = (
         "Points are means over seeds of differences paired by seed, whiskers their 95 % t-intervals; "
@@ -140,7 +151,7 @@ def _forest(ax: Axes, values: pd.DataFrame, quantity: str, rows: Mapping[str, Ma
 
 PAGE = """# The families' world
 
-`hicra figures` draws this from the {n} run records in `data/families/runs`, without a model;
+`hicra figures` draws this from the {n} run records in `data/families/records`, without a model;
 `hicra experiments --profile families` makes them. Model and data: {world}.
 
 **{counts}** A claim whose runs are not all made is not tested here.

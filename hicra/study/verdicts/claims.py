@@ -11,7 +11,13 @@ import yaml
 
 from hicra.errors import HicraError
 from hicra.files import data_root
-from hicra.study.verdicts.intervals import bootstrap_interval, interval, judged_interval, power
+from hicra.study.verdicts.intervals import (
+    bootstrap_interval,
+    equivalence_power,
+    interval,
+    judged_interval,
+    power,
+)
 
 DIRECTIONS, RULES = ("above", "below"), ("above", "below", "within")
 VERDICTS = ("replicated", "contradicted", "undecided", "not tested here")
@@ -134,14 +140,21 @@ def power_table(claims: Claims, pilots: pd.DataFrame) -> pd.DataFrame:
         values, n = contrast(pilots, claim["quantity"], claim["of"]), claim.get("seeds", claims.seeds)
         told = {"id": claim["id"], "unit": claim["unit"], "spread": values.std(), "seeds": n}
         if len(values) > 1:
-            for effect in claim.get("effects", ()):
+            for effect in _effects(claim):
                 rows.append(told | {"effect": effect, "power": _power(claim, values.std(), n, effect)})
     return pd.DataFrame(rows, columns=["id", "effect", "unit", "spread", "seeds", "power"])
 
 
+def _effects(claim: Mapping) -> Sequence[float]:
+    """The true effects at which power is told: the claim's own, or none at all where that is what it says."""
+    return (0,) if "within" in claim["rule"] else claim.get("effects", ())
+
+
 def _power(claim: Mapping, deviation: float, n: int, effect: float) -> float:
-    """Power of the claim's rule, `above` or `below` a bound, if `effect` is the true one."""
+    """Power of the claim's rule if `effect` is the true one."""
     rule = claim["rule"]
+    if "within" in rule:
+        return equivalence_power(deviation, n, rule["within"], effect)
     return power(deviation, n, effect - rule["above"] if "above" in rule else rule["below"] - effect)
 
 
@@ -157,8 +170,7 @@ def _judge(claim: Mapping, table: pd.DataFrame, wanted: int) -> dict:
     verdict, note = decide(claim["rule"], low, high)
     both = dict(zip(("boot_low", "boot_high"), bootstrap_interval(values), strict=True))
     both |= dict(zip(("t_low", "t_high"), interval(values)[1:3], strict=True))
-    effects = claim.get("effects", ())
-    chances = (f"{_power(claim, values.std(), n, effect):.2f} at {effect:g}" for effect in effects)
+    chances = (f"{_power(claim, values.std(), n, effect):.2f} at {effect:g}" for effect in _effects(claim))
     found = {"ours": mean, "low": low, "high": high, **both, "verdict": verdict, "note": note}
     return {**told, **found, "power": ", ".join(chances)}
 

@@ -87,14 +87,15 @@ def of_run(steps: Sequence[Mapping], manifest: Mapping) -> dict[str, float]:
 
 
 def first_passage(rewards: np.ndarray, level: float) -> float:
-    """The step, between two, at which the smoothed `rewards` (steps,) first reach `level`; NaN if never."""
+    """The step, between two, at which the smoothed `rewards` (steps,) first reach `level`.
+
+    NaN if they never do, or from the start.
+    """
     smooth = np.convolve(rewards, np.ones(SMOOTH) / SMOOTH, mode="valid")  # (steps - SMOOTH + 1,)
     above = np.flatnonzero(smooth >= level)
-    if not above.size:
+    if not above.size or not (i := above[0]):
         return math.nan
-    i, middle = above[0], SMOOTH // 2
-    back = (smooth[i] - level) / (smooth[i] - smooth[i - 1]) if i else 0.0
-    return float(i + middle - back)
+    return float(i + SMOOTH // 2 - (smooth[i] - level) / (smooth[i] - smooth[i - 1]))
 
 
 def of_steps(steps: Sequence[Mapping]) -> dict[str, float]:
