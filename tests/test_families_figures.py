@@ -1,5 +1,8 @@
 """The second world's figure and page: what they show, and what is not there yet."""
 
+import json
+import shutil
+
 import pandas as pd
 import pytest
 
@@ -68,7 +71,10 @@ def test_without_runs_or_a_baseline_it_says_so(tmp_path):
 
 def test_the_page_repeats_byte_for_byte_and_tells_what_is_missing(tmp_path, monkeypatch):
     values = _values({"grpo": 0.0, "hicra": 0.5})
-    needed = [c["quantity"] for c in families.load_claims(data_root() / "families/claims.yaml").claims]
+    needed = [
+        c.get("quantity", "mean_reward")
+        for c in families.load_claims(data_root() / "families/claims.yaml").claims
+    ]
     values = values.assign(**{q: values["mean_reward"] for q in needed if q not in values})
     monkeypatch.setattr(families, "load_values", lambda records: (values, WORLD))
     pages = []
@@ -79,3 +85,15 @@ def test_the_page_repeats_byte_for_byte_and_tells_what_is_missing(tmp_path, monk
         pages.append({path.name: path.read_bytes() for path in written})
     assert pages[0] == pages[1]
     assert "3 of 10 seeds have been run" in pages[0]["README.md"].decode()
+
+
+def test_worlds_are_loaded_apart_and_the_larger_one_is_named(tmp_path, root):
+    for pilot in sorted((root / "data/families/pilots").iterdir())[:3]:
+        shutil.copytree(pilot, tmp_path / pilot.name)
+    manifest = tmp_path / "grpo-seed906" / "manifest.json"
+    told = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**told, "world": "even", "condition": "even-grpo"}))
+    values, world = load_values(tmp_path)
+    assert world == told["world"]
+    assert set(values.index) == {("grpo", 904), ("grpo", 905), ("even-grpo", 906)}
+    assert values["mean_reward"].notna().all()

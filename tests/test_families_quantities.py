@@ -202,5 +202,7 @@ def test_claims_name_conditions_and_quantities_that_there_are():
     of_any_run |= {"execution_log_perplexity_change", "planning_minus_execution_error_change"}
     known = of_any_run | set(of_run(RUN, MANIFEST))
     for claim in claims.claims:
+        if "not_tested" in claim:
+            continue
         assert claim["quantity"] in known, claim["id"]
         assert set(claim["of"]) <= set(CONDITIONS), claim["id"]

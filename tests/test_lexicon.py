@@ -217,6 +217,10 @@ def test_every_shipped_lexicon_has_its_card(root, capsys):
     cards = capsys.readouterr().out.removeprefix("# Lexicons\n\n")
     assert (root / "data" / "lexicons" / "README.md").read_text().endswith(cards)
     assert shipped() == [
+        "families",
+        "families-placebo",
+        "families-recipe0",
+        "families-recipe1",
         "general",
         "listing1",
         "released193",

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from hicra.study.verdicts import intervals as v
 
@@ -153,3 +154,14 @@ def _runs():
     columns = ["length", "semantic_entropy", "semantic_entropy_matched"]
     frame = pd.DataFrame(steps, columns=["arm", "seed", "step", *columns])
     return frame, pd.DataFrame(evals, columns=["arm", "seed", "step", "accuracy"])
+
+
+def test_power_of_an_equivalence():
+    # With a spread known to be next to nothing, all depends on where the truth lies.
+    assert v.equivalence_power(1e-9, 5, 0.01) == 1
+    assert v.equivalence_power(1e-9, 5, 0.01, effect=0.02) == 0
+    # The interval of very many seeds is z = 1.96 standard errors wide: inside by 2 errors more at either side.
+    n, z = 10_000, 1.959964
+    inside = 2 * stats.norm.cdf(2) - 1
+    assert v.equivalence_power(math.sqrt(n), n, z + 2) == pytest.approx(inside, abs=0.01)
+    assert math.isnan(v.equivalence_power(1, 1, 0.1))
