@@ -102,6 +102,13 @@ def _mirrored(runs: Path, mirror: Path | None) -> AbstractContextManager:
     return mirrored(runs, mirror / runs.name) if mirror else nullcontext()
 
 
+def _spread(on: str | None) -> AbstractContextManager:
+    """While the `with` lasts, the cluster that --on names, if any."""
+    from hicra.spread import cluster
+
+    return cluster(on) if on else nullcontext()
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
@@ -389,6 +396,14 @@ def sandbox_lexicon(
 # --- the method ------------------------------------------------------------------------------------
 
 
+On = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="A Ray cluster: local starts one of this machine; auto, HOST:PORT or ray://HOST:10001 use one "
+        "that runs. Every node has the same packages and sees the same paths; a shard is a file.",
+    ),
+]
 Sources = typer.Option(metavar="SOURCE", help="JSON Lines files, hub:OWNER/NAME, or run folders.")
 
 
@@ -429,6 +444,7 @@ def measure(
         tuple[int, int] | None,
         typer.Option(metavar="FIRST LAST", help="Steps compared; the last quarter if not given."),
     ] = None,
+    on: On = None,
 ) -> None:
     """Measure Strategic Grams in any run's rollouts."""
     from hicra.dynamics.measure import measure as run
@@ -436,16 +452,18 @@ def measure(
     from hicra.dynamics.scoring import Scorer
 
     names = (text_field, step_field, problem_field, reward_field, correct_field, run_field)
-    found = run(
-        rollouts,
-        lexicon,
-        fields=Fields(*names, correct_above, prompt_field),
-        score=Scorer(score, score_temperature) if score else None,
-        every=every,
-        before=before,
-        after=after,
-        progress=_every(10, status=bool),
-    )
+    with _spread(on) as spread:
+        found = run(
+            rollouts,
+            lexicon,
+            fields=Fields(*names, correct_above, prompt_field),
+            score=Scorer(score, score_temperature) if score else None,
+            every=every,
+            before=before,
+            after=after,
+            progress=_every(10, status=bool),
+            spread=spread,
+        )
     written = found.save(out)
     for note in found.notes:
         print(note)
@@ -496,6 +514,7 @@ def lexicon(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the clustering.")] = 0,
     source: Annotated[str, typer.Option(help="Where the solutions come from, and their licence.")] = "",
+    on: On = None,
 ) -> None:
     """Build a lexicon from solutions."""
     from collections import Counter
@@ -521,19 +540,22 @@ def lexicon(
         for name, sources in families.items()
     }
     short = background and Corpus(background, text=text_field, boxed_only=False)
-    built = build_lexicon(
-        corpora if preset == "general" else corpora[""],
-        preset=preset,
-        background=short,
-        clustering=clustering,
-        n_clusters=n_clusters,
-        min_df=min_df,
-        seed=seed,
-        name=out.stem,
-        source=source or ", ".join(Path(s).name for s in solutions),
-    )
+    with _spread(on) as spread:
+        built = build_lexicon(
+            corpora if preset == "general" else corpora[""],
+            preset=preset,
+            background=short,
+            clustering=clustering,
+            n_clusters=n_clusters,
+            min_df=min_df,
+            seed=seed,
+            name=out.stem,
+            spread=spread,
+            source=source or ", ".join(Path(s).name for s in solutions),
+        )
     lost = sum((corpus.dropped for corpus in corpora.values()), Counter())
-    dropped = {"solutions": dict(lost), **({"background": dict(short.dropped)} if short else {})}
+    lost = {"solutions": lost, **({"background": short.dropped} if short else {})}
+    dropped = {name: dict(sorted(counts.items())) for name, counts in lost.items()}
     replace(built, provenance={**built.provenance, "dropped": dropped}).save(out)
     for name, counts in dropped.items():
         print(f"{name} dropped:", ", ".join(f"{n} {reason}" for reason, n in counts.items()) or "none")
