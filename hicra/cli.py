@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
 import sys
 import time
@@ -86,6 +85,14 @@ Mirror = Annotated[
     typer.Option(
         help="Folder on another drive: runs go on from there, and checkpoints and records are copied there.",
         callback=_folder,
+    ),
+]
+On = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="A Ray cluster: local starts one of this machine; auto, HOST:PORT or ray://HOST:10001 use one "
+        "that runs. Every node has the same packages and sees the same paths; a shard is a file.",
     ),
 ]
 
@@ -210,19 +217,24 @@ def experiments(
         ),
     ] = None,
     workers: Annotated[
-        int, typer.Option(min=1, help="Runs side by side.", show_default="one a core")
-    ] = os.cpu_count() or 1,
+        int | None, typer.Option(min=1, help="Runs side by side.", show_default="one a core or GPU")
+    ] = None,
     overrides: Overrides = "{}",
     mirror: Mirror = None,
+    on: On = None,
 ) -> None:
-    """Make the runs that have no record yet; resumes."""
+    """Make the runs that have no record yet; resumes.
+
+    On a cluster a run has a core or its GPUs of one node, on whose disk it is made (TMPDIR). Every sealed
+    checkpoint comes back to --runs at once; there a run whose node was lost goes on from, on another node.
+    """
     _need_clone()
     from hicra.study.experiments import CONDITIONS, run_experiments
 
     sandbox = profile == "sandbox"
     place = "experiments" if sandbox else profile
     runs = runs or Path("runs") / place
-    with _mirrored(runs, mirror):
+    with _spread(on) as spread, _mirrored(runs, mirror):
         run_experiments(
             runs,
             records or data_root() / place,
@@ -230,6 +242,7 @@ def experiments(
             profile=profile,
             report=_every(30),
             workers=workers,
+            spread=spread,
             **overrides,
         )
 
@@ -396,14 +409,6 @@ def sandbox_lexicon(
 # --- the method ------------------------------------------------------------------------------------
 
 
-On = Annotated[
-    str | None,
-    typer.Option(
-        metavar="ADDRESS",
-        help="A Ray cluster: local starts one of this machine; auto, HOST:PORT or ray://HOST:10001 use one "
-        "that runs. Every node has the same packages and sees the same paths; a shard is a file.",
-    ),
-]
 Sources = typer.Option(metavar="SOURCE", help="JSON Lines files, hub:OWNER/NAME, or run folders.")
 
 
