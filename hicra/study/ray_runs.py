@@ -1,8 +1,8 @@
 """Runs on a Ray cluster: each on a node of its own choosing, with a core or GPUs of its own.
 
-A node's folder is on its own disk. Every sealed checkpoint comes back with its records as soon as it is there,
-into the driver's folder, which holds a run as if it had been made there. So a run whose node is lost goes on
-from there on another, a driver that is started again goes on with all of them, and without a cluster too.
+A node's folder is on its own disk. Every sealed checkpoint comes back with its records as soon as it is
+there, into the driver's folder, which holds a run as if it had been made there. So a run whose node is lost
+goes on from there on another, and a driver that is started again goes on with all of them, on a cluster or not.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import psutil
 
 from hicra.spread import DiskFullError, Nodes, OnRay, check_node, disk_full
-from hicra.study.launch import Job, end, ended, start, status
+from hicra.study.launch import Job, ended, start, status
 from hicra.study.profiles import Profile
 from hicra.study.record.checkpoints import KEPT, sealed, step_of
 from hicra.study.record.mirror import MANIFEST, newest_first, update_run
@@ -65,7 +65,10 @@ class RunOnNode:
         return self.news("")
 
     def news(self, known: str) -> News:
-        """What is new since the archive of the name `known`; waits a while for it. RunError where it failed."""
+        """What is new since the archive of the name `known`, after a while if nothing is.
+
+        Raises RunError where the run failed.
+        """
         waits_until = time.monotonic() + NEWS_SECONDS
         packed = self.scratch / "packed"
         with self._room():
@@ -146,15 +149,16 @@ def places(nodes: Nodes, profile: Profile) -> int:
     held = [int(node["Resources"].get(name, 0)) for node in nodes.alive()]
     if not sum(one // n for one in held):
         raise RunError(
-            f"a run needs {n} {name} of one node; the nodes have {held}: add one, or fewer processes"
+            f"a run needs {n} {name} of one node, and the nodes have {held}; set processes to fewer"
         )
     return sum(one // n for one in held)
 
 
 def sampler_there(spread: OnRay, profile: Profile) -> str:
     """What would sample a run of the profile on the cluster's nodes."""
-    import ray
     from hicra.study.policy.rollouts import sampler_of
+
+    import ray
 
     return ray.get(spread.submit("note", sampler_of, (profile,), **needs(spread.nodes, profile))[1])
 
@@ -225,17 +229,12 @@ class _Sweep:
             if not isinstance(error.cause, DiskFullError):
                 raise (error.cause if isinstance(error.cause, ValueError) else error) from None
             self.spread.nodes.leave_out(*error.cause.args)
-            return self._again(job, actor)
+            self._again(job, actor)
+            return
         except ray.exceptions.RayActorError:
-            self.losses[run.path.name] += 1
-            if self.losses[run.path.name] > LOSSES:
-                raise RunError(
-                    f"{run.path.name} was lost with its node {LOSSES + 1} times without a new checkpoint; look "
-                    "at the memory of a node (`ray memory`) before starting again"
-                ) from None
-            step = next((step_of(path) for path in sealed(run.path / "checkpoints")), 0)
-            self.report(f"{run.path.name} was lost with its node; it goes on elsewhere from step {step}")
-            return self._again(job, actor)
+            self._lost(run)
+            self._again(job, actor)
+            return
         if news.archive:
             receive(run, news.archive)
             job.plan.check(run)
@@ -248,6 +247,17 @@ class _Sweep:
         else:
             self.running[actor.news.remote(news.sealed)] = job, actor
         self.report(", ".join(self.told[job] for job, _ in self.running.values() if job in self.told))
+
+    def _lost(self, run: RunFolder) -> None:
+        name = run.path.name
+        self.losses[name] += 1
+        if self.losses[name] > LOSSES:
+            raise RunError(
+                f"{name} was lost with its node {self.losses[name]} times without a new checkpoint in between; "
+                "has a node memory enough for its runs? Fewer fit by --workers"
+            )
+        step = next((step_of(path) for path in sealed(run.path / "checkpoints")), 0)
+        self.report(f"{name} was lost with its node; it goes on elsewhere from step {step}")
 
     def _again(self, job: Job, actor) -> None:
         import ray

@@ -1,0 +1,320 @@
+"""Experiments, lexicons and measurements on a Ray cluster of two nodes of this host, and what goes wrong there.
+
+`make ray` runs this in an environment of its own; in the study's there is no Ray. A node is killed with all of
+its processes. Where nothing goes wrong, results are those of one machine by tests/test_spread.py.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+ray = pytest.importorskip("ray", reason="Ray is an extra: make ray")
+
+from ray.cluster_utils import Cluster
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from hicra.cli import main
+from hicra.dynamics.measure import measure
+from hicra.lexicon.build import build_lexicon
+from hicra.lexicon.corpus import Corpus
+from hicra.spread import OnRay
+from hicra.study.experiments import KEPT, run_experiments
+from hicra.study.record.checkpoints import sealed
+from hicra.study.record.run_folder import RunFolder, run_folders
+from tests.conftest import ROOT, SMOKE
+from tests.test_spread import _corpus, _rollouts
+
+NODE = {"num_cpus": 2, "object_store_memory": 2**27}
+SWEEP = {**SMOKE, "steps": 4, "seeds": [0, 1]}
+TIMES = ("seconds", "wall_seconds")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def home():
+    """An empty home folder, which stays empty; its path is short, for Ray's sockets lie below TMPDIR."""
+    with tempfile.TemporaryDirectory(prefix="r") as folder, pytest.MonkeyPatch.context() as patch:
+        (Path(folder) / "home").mkdir()
+        patch.setenv("HOME", f"{folder}/home")
+        patch.setenv("RAY_TMPDIR", folder)
+        patch.setenv("RAY_AUTH_TOKEN", "of-this-test")
+        patch.setenv("RAY_health_check_period_ms", "500")  # a dead node is seen in seconds
+        patch.setenv("PYTHONPATH", str(ROOT))
+        yield Path(folder) / "home"
+        assert list((Path(folder) / "home").iterdir()) == []
+
+
+@pytest.fixture
+def cluster(home):
+    made = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+    try:
+        yield made
+    finally:
+        ray.shutdown()
+        made.shutdown()
+
+
+@pytest.fixture
+def second(cluster):
+    return cluster.add_node(**NODE)
+
+
+@pytest.fixture
+def spread(cluster, second):
+    """What the driver, on the first node, was told, and the two nodes."""
+    ray.init(cluster.address, log_to_driver=False)
+    told = []
+    made = OnRay(told.append)
+    made.told = told
+    return made
+
+
+@pytest.fixture
+def small():
+    """A disk of 1 MB."""
+    with tempfile.TemporaryDirectory(prefix="full") as folder:
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True)
+        if done.returncode:
+            pytest.skip("no small disk can be mounted here: it needs root")
+        yield Path(folder)
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def _held(marks, function, *arguments):
+    """`function`, once the test says so; a mark tells that it has begun here."""
+    (Path(marks) / f"{os.getpid()}").touch()
+    while not (Path(marks) / "go").exists():
+        time.sleep(0.05)
+    return function(*arguments)
+
+
+class Held(OnRay):
+    """Sends all calls of one function to a node, where they wait until they are told to go."""
+
+    def __init__(self, name, node, marks):
+        super().__init__()
+        self.name, self.marks = name, str(marks)
+        self.there = {"scheduling_strategy": NodeAffinitySchedulingStrategy(node.node_id, soft=True)}
+
+    def submit(self, gives, function, call, **options):
+        if function.__name__ == self.name:
+            return super().submit(gives, _held, (self.marks, function, *call), **self.there)
+        return super().submit(gives, function, call, **options)
+
+
+def _lexicon(paths, spread=None):
+    return build_lexicon(
+        Corpus(paths, boxed_only=False, one_per="question"), n_clusters=3, min_df=2, spread=spread
+    )
+
+
+def _until(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def _killed(cluster, node, marks):
+    """Kills the node when a held function has begun on it, and lets all go."""
+
+    def kill():
+        _until(lambda: any(marks.iterdir()))
+        cluster.remove_node(node, allow_graceful=False)
+        (marks / "go").touch()
+
+    marks.mkdir()
+    thread = threading.Thread(target=kill)
+    thread.start()
+    yield
+    thread.join()
+    assert len(list(marks.iterdir())) > 2  # it ran there, and again elsewhere
+
+
+@pytest.mark.parametrize(
+    "function", ["encoded", "bucket_counts", "exact_counts", "label_counts", "add", "_merge", "or_"]
+)
+def test_a_node_killed_in_the_map_or_the_reduce_of_a_lexicon(cluster, second, tmp_path, function):
+    paths = _corpus(tmp_path / "corpus")
+    ray.init(cluster.address, log_to_driver=False)
+    with _killed(cluster, second, tmp_path / "marks"):
+        found = _lexicon(paths, Held(function, second, tmp_path / "marks"))
+    one = _lexicon(paths)
+    assert (found.clusters, dict(found.provenance)) == (one.clusters, dict(one.provenance))
+
+
+@pytest.mark.parametrize("function", ["stored", "_step", "_run"])
+def test_a_node_killed_while_it_measures(cluster, second, tmp_path, function):
+    paths = _rollouts(tmp_path)
+    ray.init(cluster.address, log_to_driver=False)
+    with _killed(cluster, second, tmp_path / "marks"):
+        found = measure(paths, "listing1", resamples=20, spread=Held(function, second, tmp_path / "marks"))
+    one = measure(paths, "listing1", resamples=20)
+    for name in ("steps", "changes", "grams", "success"):
+        assert getattr(found, name).to_csv() == getattr(one, name).to_csv()
+
+
+def test_a_full_disk_in_the_map(cluster, small, tmp_path):
+    full = cluster.add_node(**NODE, env_vars={"TMPDIR": str(small)})
+    (small / "filler").write_bytes(bytes(shutil.disk_usage(small).free))
+    paths = _corpus(tmp_path / "corpus")
+    ray.init(cluster.address, log_to_driver=False)
+    told = []
+    found = _lexicon(paths, OnRay(told.append))
+    assert found.clusters == _lexicon(paths).clusters
+    [line] = told
+    assert str(small) in line
+    assert full.node_id[:8] in line
+
+
+def _command(*arguments, **environment):
+    return subprocess.Popen(
+        [sys.executable, "-m", "hicra", *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_a_cluster_of_this_machine_leaves_nothing_in_the_home_folder(tmp_path):
+    """A token is not given here, so that Ray would write one."""
+    paths, home = _corpus(tmp_path / "corpus"), tmp_path / "home"
+    home.mkdir()
+    arguments = ["lexicon", "--solutions", *paths, "--any-answer", "--n-clusters", 3]
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_AUTH_TOKEN"}
+    for on in ([], ["--on", "local"]):
+        out = tmp_path / f"out{len(on)}" / "made.json"
+        done = subprocess.run(
+            [sys.executable, "-m", "hicra", *map(str, [*arguments, "--out", out, *on])],
+            env={**environment, "HOME": str(home)},
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "out0" / "made.json").read_bytes() == out.read_bytes()
+    assert list(home.iterdir()) == []
+
+
+def test_where_no_cluster_is_one_line_says_so(capsys, tmp_path):
+    paths = _corpus(tmp_path / "corpus")
+    out = tmp_path / "made.json"
+    assert main(["lexicon", "--solutions", *map(str, paths), "--out", str(out), "--on", "127.0.0.1:1"]) == 2
+    assert capsys.readouterr().err.startswith("hicra: --on 127.0.0.1:1: no Ray cluster there")
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The records of runs that were made without a cluster."""
+    folder = tmp_path_factory.mktemp("alone")
+    _sweep(folder)
+    return _records(folder)
+
+
+def _sweep(folder, spread=None, report=print):
+    run_experiments(
+        folder / "runs",
+        folder / "records",
+        ["grpo", "hicra"],
+        profile="sandbox",
+        report=report,
+        workers=None if spread else 2,
+        spread=spread,
+        **SWEEP,
+    )
+
+
+def _records(folder):
+    """What the runs' records say, without their times."""
+    found = {}
+    for run in run_folders(folder / "records"):
+        assert sorted(path.name for path in run.path.iterdir()) == sorted(KEPT)
+        rows = [run.read(name) for name in ("steps.jsonl", "evals.jsonl", "rollouts.jsonl")]
+        for row in [row for table in rows for row in table]:
+            row.pop("seconds", None)
+        found[run.path.name] = [run.manifest()["policy_sha256"], *rows]
+    return found
+
+
+def test_a_node_killed_in_a_sweep(cluster, second, tmp_path, alone):
+    ray.init(cluster.address, log_to_driver=False)
+    told = []
+
+    def kill():
+        """When a run of the second node has a checkpoint."""
+        there = lambda: [n for n in told if n.endswith("1/4") or "2/4" in n]  # noqa: E731
+        _until(lambda: there() and len(list((tmp_path / "runs").glob("*/checkpoints/*"))) >= 3, 300)
+        cluster.remove_node(second, allow_graceful=False)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    _sweep(tmp_path, OnRay(told.append), told.append)
+    thread.join()
+    assert _records(tmp_path) == alone
+    lost = [line for line in told if "goes on elsewhere" in line]
+    assert 1 <= len(lost) <= 2
+    assert any(not line.endswith("step 0") for line in lost)
+    for run in run_folders(tmp_path / "runs"):
+        assert run.policy()  # back whole
+        assert not sealed(run.path / "checkpoints")
+
+
+def _sweeping(folder, address):
+    arguments = ["experiments", "--conditions", "grpo", "hicra", "--runs", folder / "runs"]
+    arguments += ["--records", folder / "records", "--overrides", json.dumps(SWEEP), "--on", address]
+    return _command(*arguments)
+
+
+def test_a_driver_killed_in_a_sweep_and_started_again(cluster, second, tmp_path, alone):
+    first = _sweeping(tmp_path, cluster.address)
+    _until(lambda: len(list((tmp_path / "runs").glob("*/checkpoints/*"))) >= 3, 300)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    made = {run.path.name for run in run_folders(tmp_path / "records")}
+    begun = {p.parent.parent.parent.name for p in (tmp_path / "runs").glob("*/checkpoints/*/checksums.json")}
+    assert begun - made
+    again = _sweeping(tmp_path, cluster.address)
+    said = again.communicate(timeout=500)[0]
+    assert again.returncode == 0, said
+    assert _records(tmp_path) == alone
+    assert not any(f"{name} done" in said for name in made)
+    assert f"{4 - len(made)} of 4 runs are missing" in said
+
+
+def test_a_driver_killed_in_a_lexicon_and_started_again(cluster, second, tmp_path):
+    paths, out = _corpus(tmp_path / "corpus"), tmp_path / "out" / "made.json"
+    arguments = ["lexicon", "--solutions", *paths, "--any-answer", "--n-clusters", 3]
+    first = _command(*arguments, "--out", out, "--on", cluster.address)
+    time.sleep(8)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    assert not out.exists() or json.loads(out.read_text())
+    for more in (["--out", out, "--on", cluster.address], ["--out", tmp_path / "made.json"]):
+        done = _command(*arguments, *more)
+        said = done.communicate(timeout=300)[0]
+        assert done.returncode == 0, said
+    assert out.read_bytes() == (tmp_path / "made.json").read_bytes()
+
+
+def test_a_full_disk_in_a_sweep(cluster, small, tmp_path, alone):
+    full = cluster.add_node(**NODE, env_vars={"TMPDIR": str(small)})
+    ray.init(cluster.address, log_to_driver=False)
+    told = []
+    _sweep(tmp_path, OnRay(told.append), told.append)
+    assert _records(tmp_path) == alone
+    [line] = [line for line in told if "no space left" in line]
+    assert str(small) in line
+    assert full.node_id[:8] in line
+    assert RunFolder(tmp_path / "runs" / "grpo-seed0").finished
