@@ -12,6 +12,7 @@ import logging
 import os
 import platform
 import secrets
+import socket
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -181,11 +182,16 @@ def cluster(address: str, report: Callable[[str], None] = print) -> Iterator[OnR
             os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # else Ray keeps one in the home folder
     if address.startswith("ray://"):
         options = {}  # a client takes none of them
+    host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
+        if port.isdigit():  # where nobody answers, Ray tries for minutes and ends the process
+            socket.create_connection((host, int(port)), 10).close()
         ray.init(address, **options)
-    except (ConnectionError, ValueError) as error:
+    except (OSError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise HicraError(f"--on {address}: no Ray cluster there ({reason}); `ray start --head`") from error
+        raise HicraError(
+            f"--on {address}: no Ray cluster there ({reason}); start one: ray start --head"
+        ) from error
     try:
         yield OnRay(report)
     finally:

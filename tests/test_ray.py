@@ -18,8 +18,9 @@ from pathlib import Path
 
 import pytest
 
-ray = pytest.importorskip("ray", reason="Ray is an extra: make ray")
+pytest.importorskip("ray", reason="Ray is an extra: make ray")
 
+import ray
 from ray.cluster_utils import Cluster
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -47,35 +48,45 @@ def home():
         patch.setenv("HOME", f"{folder}/home")
         patch.setenv("RAY_TMPDIR", folder)
         patch.setenv("RAY_AUTH_TOKEN", "of-this-test")
-        patch.setenv("RAY_health_check_period_ms", "500")  # a dead node is seen in seconds
+        for name in ("initial_delay_ms", "period_ms", "timeout_ms"):  # a dead node is seen in seconds
+            patch.setenv(f"RAY_health_check_{name}", "1000")
+        patch.setenv("RAY_health_check_failure_threshold", "3")
         patch.setenv("PYTHONPATH", str(ROOT))
         yield Path(folder) / "home"
-        assert list((Path(folder) / "home").iterdir()) == []
+        assert not (Path(folder) / "home" / ".ray").exists()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def cluster(home):
+    """A cluster of one node, with which this process is connected."""
     made = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
     try:
+        ray.init(made.address, log_to_driver=False)
         yield made
     finally:
         ray.shutdown()
         made.shutdown()
 
 
+@contextlib.contextmanager
+def _node(cluster, **options):
+    node = cluster.add_node(**NODE, **options)
+    yield node
+    if node in cluster.worker_nodes:
+        cluster.remove_node(node)
+
+
 @pytest.fixture
 def second(cluster):
-    return cluster.add_node(**NODE)
+    with _node(cluster) as node:
+        yield node
 
 
 @pytest.fixture
-def spread(cluster, second):
-    """What the driver, on the first node, was told, and the two nodes."""
-    ray.init(cluster.address, log_to_driver=False)
-    told = []
-    made = OnRay(told.append)
-    made.told = told
-    return made
+def full(cluster, small):
+    """A node whose temporary files lie on the small disk."""
+    with _node(cluster, env_vars={"TMPDIR": str(small)}) as node:
+        yield node
 
 
 @pytest.fixture
@@ -146,7 +157,6 @@ def _killed(cluster, node, marks):
 )
 def test_a_node_killed_in_the_map_or_the_reduce_of_a_lexicon(cluster, second, tmp_path, function):
     paths = _corpus(tmp_path / "corpus")
-    ray.init(cluster.address, log_to_driver=False)
     with _killed(cluster, second, tmp_path / "marks"):
         found = _lexicon(paths, Held(function, second, tmp_path / "marks"))
     one = _lexicon(paths)
@@ -156,7 +166,6 @@ def test_a_node_killed_in_the_map_or_the_reduce_of_a_lexicon(cluster, second, tm
 @pytest.mark.parametrize("function", ["stored", "_step", "_run"])
 def test_a_node_killed_while_it_measures(cluster, second, tmp_path, function):
     paths = _rollouts(tmp_path)
-    ray.init(cluster.address, log_to_driver=False)
     with _killed(cluster, second, tmp_path / "marks"):
         found = measure(paths, "listing1", resamples=20, spread=Held(function, second, tmp_path / "marks"))
     one = measure(paths, "listing1", resamples=20)
@@ -164,11 +173,12 @@ def test_a_node_killed_while_it_measures(cluster, second, tmp_path, function):
         assert getattr(found, name).to_csv() == getattr(one, name).to_csv()
 
 
-def test_a_full_disk_in_the_map(cluster, small, tmp_path):
-    full = cluster.add_node(**NODE, env_vars={"TMPDIR": str(small)})
-    (small / "filler").write_bytes(bytes(shutil.disk_usage(small).free))
-    paths = _corpus(tmp_path / "corpus")
-    ray.init(cluster.address, log_to_driver=False)
+@pytest.mark.usefixtures("cluster")
+def test_a_full_disk_in_the_map(full, small, tmp_path):
+    (small / "filler").write_bytes(
+        bytes(shutil.disk_usage(small).free - 2**13)
+    )  # without any, it is not used
+    paths = _corpus(tmp_path / "corpus", 3000)
     told = []
     found = _lexicon(paths, OnRay(told.append))
     assert found.clusters == _lexicon(paths).clusters
@@ -249,7 +259,6 @@ def _records(folder):
 
 
 def test_a_node_killed_in_a_sweep(cluster, second, tmp_path, alone):
-    ray.init(cluster.address, log_to_driver=False)
     told = []
 
     def kill():
@@ -308,9 +317,7 @@ def test_a_driver_killed_in_a_lexicon_and_started_again(cluster, second, tmp_pat
     assert out.read_bytes() == (tmp_path / "made.json").read_bytes()
 
 
-def test_a_full_disk_in_a_sweep(cluster, small, tmp_path, alone):
-    full = cluster.add_node(**NODE, env_vars={"TMPDIR": str(small)})
-    ray.init(cluster.address, log_to_driver=False)
+def test_a_full_disk_in_a_sweep(full, small, tmp_path, alone):
     told = []
     _sweep(tmp_path, OnRay(told.append), told.append)
     assert _records(tmp_path) == alone

@@ -83,7 +83,8 @@ def _corpus(folder, n=60):
     phrases = ["let us try again now", "we should go back here", "let us check this once more"]
     rows = [(f"{phrases[i % 3]}. number {i % 50} it is so", i % 7 > 0, i % 55) for i in range(n)]
     folder.mkdir()
-    return _write(folder, [rows[:20], rows[20:21], rows[21:]])
+    third = n // 3
+    return _write(folder, [rows[:third], rows[third : third + 1], rows[third + 1 :]])
 
 
 @pytest.mark.parametrize("preset", ["paper", "hicra", "general"])

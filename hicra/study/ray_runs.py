@@ -2,7 +2,7 @@
 
 A node's folder is on its own disk. Every sealed checkpoint comes back with its records as soon as it is
 there, into the driver's folder, which holds a run as if it had been made there. So a run whose node is lost
-goes on from there on another, and a driver that is started again goes on with all of them, on a cluster or not.
+goes on from there on another, and a driver that is started again goes on with all, on a cluster or not.
 """
 
 from __future__ import annotations
@@ -253,8 +253,8 @@ class _Sweep:
         self.losses[name] += 1
         if self.losses[name] > LOSSES:
             raise RunError(
-                f"{name} was lost with its node {self.losses[name]} times without a new checkpoint in between; "
-                "has a node memory enough for its runs? Fewer fit by --workers"
+                f"{name} was lost with its node {self.losses[name]} times without a new checkpoint; are its "
+                "nodes out of memory? Make fewer at once, by --workers"
             )
         step = next((step_of(path) for path in sealed(run.path / "checkpoints")), 0)
         self.report(f"{name} was lost with its node; it goes on elsewhere from step {step}")
