@@ -48,9 +48,8 @@ def home():
         patch.setenv("HOME", f"{folder}/home")
         patch.setenv("RAY_TMPDIR", folder)
         patch.setenv("RAY_AUTH_TOKEN", "of-this-test")
-        for name in ("initial_delay_ms", "period_ms", "timeout_ms"):  # a dead node is seen in seconds
+        for name in ("initial_delay_ms", "period_ms"):  # a dead node is seen in seconds
             patch.setenv(f"RAY_health_check_{name}", "1000")
-        patch.setenv("RAY_health_check_failure_threshold", "3")
         patch.setenv("PYTHONPATH", str(ROOT))
         yield Path(folder) / "home"
         assert not (Path(folder) / "home" / ".ray").exists()
@@ -273,7 +272,7 @@ def test_a_node_killed_in_a_sweep(cluster, second, tmp_path, alone):
     thread.join()
     assert _records(tmp_path) == alone
     lost = [line for line in told if "goes on elsewhere" in line]
-    assert 1 <= len(lost) <= 2
+    assert 1 <= len({line.split()[0] for line in lost}) <= 2
     assert any(not line.endswith("step 0") for line in lost)
     for run in run_folders(tmp_path / "runs"):
         assert run.policy()  # back whole

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pickle
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -83,8 +84,8 @@ def _corpus(folder, n=60):
     phrases = ["let us try again now", "we should go back here", "let us check this once more"]
     rows = [(f"{phrases[i % 3]}. number {i % 50} it is so", i % 7 > 0, i % 55) for i in range(n)]
     folder.mkdir()
-    third = n // 3
-    return _write(folder, [rows[:third], rows[third : third + 1], rows[third + 1 :]])
+    cuts = [0, n // 3, n // 3 + 1, 2 * n // 3, n]
+    return _write(folder, [rows[i:j] for i, j in pairwise(cuts)])
 
 
 @pytest.mark.parametrize("preset", ["paper", "hicra", "general"])

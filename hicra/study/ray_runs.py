@@ -32,7 +32,7 @@ from hicra.study.training.plan import RunPlan
 
 POLL_SECONDS = 1.0
 NEWS_SECONDS = 10.0  # a node says how far it is, if nothing else happens
-LOSSES = 3  # nodes in a row that a run may be lost with before it has a new checkpoint
+LOSSES = 5  # nodes in a row that a run may be lost with before it has a new checkpoint
 SCRATCH = "hicra-run-"
 LEAST = 1 << 20  # bytes; what failed on a disk with less than that failed for want of room
 
