@@ -56,7 +56,9 @@ class OnRay:
     """
 
     def __init__(self, report: Callable[[str], None] = print) -> None:
-        self.nodes, self.code = Nodes(report), fingerprint()
+        import ray
+
+        self.nodes, self.code, self.task = Nodes(report), fingerprint(), ray.remote(_task)
 
     def map(self, function: Callable, items: Iterable[tuple], *common) -> list[Any]:
         return self._tasks("note", function, items, common)[1]
@@ -95,10 +97,8 @@ class OnRay:
 
     def submit(self, gives: str, function: Callable, call: tuple, **options):
         """References to a task's value and note."""
-        import ray
-
         told = {"num_returns": 2, "max_retries": RETRIES, "scheduling_strategy": "SPREAD"}
-        task = ray.remote(_task).options(**{**told, **self.nodes.allowed(), **options})
+        task = self.task.options(**{**told, **self.nodes.allowed(), **options})
         return task.remote(self.code, gives, function, *call)
 
 
@@ -178,7 +178,7 @@ def cluster(address: str, report: Callable[[str], None] = print) -> Iterator[OnR
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address == "local":
         options["include_dashboard"] = False
-        if not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
+        if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
             os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # else Ray keeps one in the home folder
     if address.startswith("ray://"):
         options = {}  # a client takes none of them

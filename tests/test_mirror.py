@@ -7,8 +7,10 @@ import time
 import pytest
 
 from hicra.errors import HicraError
+from hicra.study import ray_runs
+from hicra.study.ray_runs import receive
 from hicra.study.record import mirror
-from hicra.study.record.checkpoints import last_checkpoint, seal
+from hicra.study.record.checkpoints import last_checkpoint, seal, step_of
 from hicra.study.record.run_folder import RunFolder
 
 
@@ -162,3 +164,40 @@ def test_a_mirror_in_the_runs_own_folder_is_refused(run):
         mirror.mirrored(run.path.parent, run.path.parent),
     ):
         pass
+
+
+def _sent(run, tmp_path, name):
+    mirror.update_run(run, tmp_path / name)
+    return mirror.newest_first(tmp_path / name)[0].read_bytes()
+
+
+def test_what_a_node_sends_can_be_gone_on_from_however_little_of_it_arrived(run, tmp_path, monkeypatch):
+    """Cut short behind every file that it moves: the newest checkpoint that is there has all its records."""
+    first = _sent(run, tmp_path, "first")
+    for step in (5, 6):
+        run.append("steps.jsonl", {"step": step})
+    _checkpoint(run, 6)
+    second = _sent(run, tmp_path, "second")
+    replace, most = os.replace, 0
+    for allowed in range(9):
+        there = RunFolder(tmp_path / f"driver{allowed}" / "grpo-seed0")
+        there.path.mkdir(parents=True)
+        receive(there, first)
+        left = iter(range(allowed))
+        monkeypatch.setattr(ray_runs.os, "replace", lambda a, b, left=left: (next(left), replace(a, b)))
+        try:
+            receive(there, second)
+        except (StopIteration, RuntimeError):
+            most = allowed
+        monkeypatch.setattr(ray_runs.os, "replace", replace)
+        newest = step_of(last_checkpoint(there.path / "checkpoints"))
+        there.rewind(newest)
+        assert [row["step"] for row in there.read("steps.jsonl")] == list(range(newest))
+        receive(there, second)
+        assert step_of(last_checkpoint(there.path / "checkpoints")) == 6
+    assert most > 2
+    run.finish()
+    receive(there, _sent(run, tmp_path, "third"))
+    assert there.finished
+    assert there.read("steps.jsonl") == run.read("steps.jsonl")
+    assert not {"checkpoints", "steps.jsonl", ".received"} & {path.name for path in there.path.iterdir()}

@@ -27,7 +27,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from hicra.cli import main
 from hicra.dynamics.measure import measure
 from hicra.lexicon.build import build_lexicon
-from hicra.lexicon.corpus import Corpus
+from hicra.lexicon.corpus import Corpus, CorpusError
 from hicra.spread import OnRay
 from hicra.study.experiments import KEPT, run_experiments
 from hicra.study.record.checkpoints import sealed
@@ -215,6 +215,15 @@ def test_a_cluster_of_this_machine_leaves_nothing_in_the_home_folder(tmp_path):
         assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "out0" / "made.json").read_bytes() == out.read_bytes()
     assert list(home.iterdir()) == []
+
+
+@pytest.mark.usefixtures("second")
+def test_the_first_bad_source_is_named_as_on_one_machine(tmp_path):
+    paths = _corpus(tmp_path / "corpus")
+    for bad in paths[1], paths[3]:
+        bad.write_text('{"response": 3}\n')
+    with pytest.raises(CorpusError, match="^.*1.jsonl, line 1: field 'response' holds 3, not a text$"):
+        _lexicon(paths, OnRay())
 
 
 def test_where_no_cluster_is_one_line_says_so(capsys, tmp_path):

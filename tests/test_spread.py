@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import pickle
+import platform
+import sys
 from functools import partial
 from itertools import pairwise
 
@@ -22,7 +24,7 @@ from hicra.lexicon.build import build_lexicon
 from hicra.lexicon.corpus import Corpus
 from hicra.lexicon.ngram_counts import EncodedCorpus, frequent_ngrams, group_df, occurrences
 from hicra.lexicon.shards import ShardedCorpus
-from hicra.spread import Here
+from hicra.spread import Here, check_node, fingerprint
 
 WORDS = st.lists(st.sampled_from(["a", "b", "c", "a.", "b,", "\n", "\u00e9", "e\u0301"]), max_size=12).map(
     " ".join
@@ -157,10 +159,16 @@ def test_the_first_bad_source_is_named(tmp_path):
         ShardedCorpus(Corpus(paths, boxed_only=False), (3,), Apart())
 
 
+def test_a_node_with_another_hicra_is_refused_by_name():
+    check_node(fingerprint())
+    with pytest.raises(HicraError, match=f"node {platform.node()} has Python .*, this machine Python 3.9"):
+        check_node("Python 3.9")
+
+
 @pytest.mark.parametrize("command", ["lexicon --solutions a --out b", "measure a --out b", "experiments"])
 def test_without_ray_one_line_names_the_extra(command, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    monkeypatch.setitem(sys.modules, "ray", None)
     assert main([*command.split(), "--on", "auto"]) == 2
     assert capsys.readouterr().err == "hicra: --on auto needs ray: pip install 'hicra[ray]'\n"
     assert list(tmp_path.iterdir()) == []

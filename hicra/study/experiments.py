@@ -109,9 +109,10 @@ def run_experiments(
         record = RunFolder(records / job.folder.path.name)
         job.plan.check(record)
         missing += [] if record.finished else [job]
-    if workers is None and missing and spread:
-        workers = ray_runs.places(spread.nodes, missing[0].plan.profile)
-    report(forecast(records, len(missing), len(jobs), workers or os.cpu_count() or 1))
+    at_once = workers or os.cpu_count() or 1
+    if spread and missing and not workers:
+        at_once = ray_runs.places(spread.nodes, missing[0].plan.profile)
+    report(forecast(records, len(missing), len(jobs), at_once))
     _refuse_two_samplers([RunFolder(records / job.folder.path.name) for job in jobs], missing, spread)
 
     def keep(job: Job) -> None:

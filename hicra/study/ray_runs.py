@@ -109,17 +109,18 @@ def receive(run: RunFolder, archive: bytes) -> None:
 
     Records come before the checkpoint that needs them, and the manifest of a finished run after all else.
     """
-    with tempfile.TemporaryDirectory(dir=run.path.parent, prefix=".") as temporary:
-        with tarfile.open(fileobj=io.BytesIO(archive)) as stream:
-            stream.extractall(temporary, filter="data")
-        unpacked = Path(temporary)
-        parts = [path for path in unpacked.iterdir() if path.name not in (MANIFEST, "checkpoints")]
-        for path in [*parts, unpacked / MANIFEST, *(unpacked / "checkpoints").glob("*")]:
-            target = run.path / path.relative_to(unpacked)
-            target.parent.mkdir(exist_ok=True)
-            if path.is_dir():
-                shutil.rmtree(target, ignore_errors=True)
-            os.replace(path, target)
+    unpacked = run.path / ".received"
+    shutil.rmtree(unpacked, ignore_errors=True)
+    with tarfile.open(fileobj=io.BytesIO(archive)) as stream:
+        stream.extractall(unpacked, filter="data")
+    parts = [path for path in unpacked.iterdir() if path.name not in (MANIFEST, "checkpoints")]
+    for path in [*parts, unpacked / MANIFEST, *(unpacked / "checkpoints").glob("*")]:
+        target = run.path / path.relative_to(unpacked)
+        target.parent.mkdir(exist_ok=True)
+        if path.is_dir():
+            shutil.rmtree(target, ignore_errors=True)
+        os.replace(path, target)
+    shutil.rmtree(unpacked)
     if run.finished:
         shutil.rmtree(run.path / "checkpoints", ignore_errors=True)
         for name in RECORDS:
@@ -182,6 +183,9 @@ def train_on_cluster(
 
 class _Sweep:
     def __init__(self, jobs: Sequence[Job], spread: OnRay, report, finished) -> None:
+        import ray
+
+        self.actor = ray.remote(RunOnNode)
         self.waiting = [job for job in jobs if not job.folder.finished]
         self.spread, self.report, self.finished = spread, report, finished
         self.running: dict[Any, tuple[Job, Any]] = {}  # news to come: whose, and its actor
@@ -195,8 +199,8 @@ class _Sweep:
         try:
             while self.waiting or self.running:
                 profile = (self.waiting or [job for job, _ in self.running.values()])[0].plan.profile
-                free = min(places(self.spread.nodes, profile), workers or len(self.waiting) or 1)
-                while self.waiting and len(self.running) < free:
+                free = places(self.spread.nodes, profile)  # nodes come and go
+                while self.waiting and len(self.running) < min(free, workers or free):
                     self._begin(self.waiting.pop(0))
                 for news in ray.wait(list(self.running), timeout=POLL_SECONDS)[0]:
                     self._take(news)
@@ -207,14 +211,12 @@ class _Sweep:
                 lock.close()
 
     def _begin(self, job: Job) -> None:
-        import ray
-
         run = job.folder
         self.locks[job] = ExitStack()
         self.locks[job].enter_context(run.lock())
         nodes = self.spread.nodes
         options = {**needs(nodes, job.plan.profile), **nodes.allowed(), "scheduling_strategy": "SPREAD"}
-        actor = ray.remote(RunOnNode).options(**options).remote()
+        actor = self.actor.options(**options).remote()
         news = actor.begin.remote(self.spread.code, job.plan, run.path.name, packed(run))
         self.running[news] = job, actor
 
