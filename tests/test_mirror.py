@@ -3,6 +3,7 @@
 import os
 import tarfile
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -171,33 +172,39 @@ def _sent(run, tmp_path, name):
     return mirror.newest_first(tmp_path / name)[0].read_bytes()
 
 
-def test_what_a_node_sends_can_be_gone_on_from_however_little_of_it_arrived(run, tmp_path, monkeypatch):
-    """Cut short behind every file that it moves: the newest checkpoint that is there has all its records."""
-    first = _sent(run, tmp_path, "first")
+def _cut_short(monkeypatch, there, archive, allowed):
+    """Receive so many of an archive's files."""
+    replace, left = os.replace, iter(range(allowed))
+    with monkeypatch.context() as patch, suppress(StopIteration):
+        patch.setattr(ray_runs.os, "replace", lambda source, target: (next(left), replace(source, target)))
+        receive(there, archive)
+
+
+@pytest.mark.parametrize("allowed", range(7))
+def test_what_a_node_sends_can_be_gone_on_from_however_little_of_it_arrived(
+    run, tmp_path, monkeypatch, allowed
+):
+    """The newest checkpoint that is there has all its records, and a run that says it is finished is whole."""
+    archives = [_sent(run, tmp_path, "first")]
     for step in (5, 6):
         run.append("steps.jsonl", {"step": step})
     _checkpoint(run, 6)
-    second = _sent(run, tmp_path, "second")
-    replace, most = os.replace, 0
-    for allowed in range(9):
-        there = RunFolder(tmp_path / f"driver{allowed}" / "grpo-seed0")
-        there.path.mkdir(parents=True)
-        receive(there, first)
-        left = iter(range(allowed))
-        monkeypatch.setattr(ray_runs.os, "replace", lambda a, b, left=left: (next(left), replace(a, b)))
-        try:
-            receive(there, second)
-        except (StopIteration, RuntimeError):
-            most = allowed
-        monkeypatch.setattr(ray_runs.os, "replace", replace)
-        newest = step_of(last_checkpoint(there.path / "checkpoints"))
-        there.rewind(newest)
-        assert [row["step"] for row in there.read("steps.jsonl")] == list(range(newest))
-        receive(there, second)
-        assert step_of(last_checkpoint(there.path / "checkpoints")) == 6
-    assert most > 2
+    archives.append(_sent(run, tmp_path, "second"))
     run.finish()
-    receive(there, _sent(run, tmp_path, "third"))
-    assert there.finished
+    archives.append(_sent(run, tmp_path, "third"))
+    there = RunFolder(tmp_path / "driver" / "grpo-seed0")
+    there.path.mkdir(parents=True)
+    receive(there, archives[0])
+    _cut_short(monkeypatch, there, archives[1], allowed)
+    newest = step_of(last_checkpoint(there.path / "checkpoints"))
+    assert newest == (6 if allowed > 4 else 4)  # three records and the manifest come first
+    there.rewind(newest)
+    assert [row["step"] for row in there.read("steps.jsonl")] == list(range(newest))
+    receive(there, archives[1])
+    _cut_short(monkeypatch, there, archives[2], allowed)
+    assert there.finished == (allowed > 3)
+    if not there.finished:
+        assert last_checkpoint(there.path / "checkpoints")
+        receive(there, archives[2])
     assert there.read("steps.jsonl") == run.read("steps.jsonl")
     assert not {"checkpoints", "steps.jsonl", ".received"} & {path.name for path in there.path.iterdir()}
