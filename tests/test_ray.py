@@ -299,7 +299,7 @@ def test_a_driver_killed_in_a_sweep_and_started_again(cluster, second, tmp_path,
     first = _sweeping(tmp_path, cluster.address)
     _until(lambda: len(list((tmp_path / "runs").glob("*/checkpoints/*"))) >= 3, 300)
     first.send_signal(signal.SIGKILL)
-    first.wait()
+    first.communicate()
     made = {run.path.name for run in run_folders(tmp_path / "records")}
     begun = {p.parent.parent.parent.name for p in (tmp_path / "runs").glob("*/checkpoints/*/checksums.json")}
     assert begun - made
@@ -335,7 +335,7 @@ def test_a_driver_killed_in_a_lexicon_and_started_again(cluster, second, tmp_pat
     first = _command(*arguments, "--out", out, "--on", cluster.address)
     _until(lambda: ray.available_resources().get("CPU", 0) < 4)  # a task of its has a node
     first.send_signal(signal.SIGKILL)
-    first.wait()
+    first.communicate()
     assert not out.exists()
     for more in (["--out", out, "--on", cluster.address], ["--out", tmp_path / "made.json"]):
         done = _command(*arguments, *more)
