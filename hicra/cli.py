@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
 import sys
 import time
@@ -88,6 +87,14 @@ Mirror = Annotated[
         callback=_folder,
     ),
 ]
+On = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="A Ray cluster: local starts one of this machine; auto, HOST:PORT or ray://HOST:10001 use one "
+        "that runs. Every node has the same packages and sees the same paths; a shard is a file.",
+    ),
+]
 
 
 def _need_clone() -> None:
@@ -100,6 +107,13 @@ def _mirrored(runs: Path, mirror: Path | None) -> AbstractContextManager:
     from hicra.study.record.mirror import mirrored
 
     return mirrored(runs, mirror / runs.name) if mirror else nullcontext()
+
+
+def _spread(on: str | None) -> AbstractContextManager:
+    """While the `with` lasts, the cluster that --on names, if any."""
+    from hicra.spread import cluster
+
+    return cluster(on) if on else nullcontext()
 
 
 def _version(wanted: bool) -> None:
@@ -206,18 +220,23 @@ def experiments(
         ),
     ] = None,
     workers: Annotated[
-        int, typer.Option(min=1, help="Runs side by side.", show_default="one a core")
-    ] = os.cpu_count() or 1,
+        int | None, typer.Option(min=1, help="Runs side by side.", show_default="one a core or GPU")
+    ] = None,
     overrides: Overrides = "{}",
     mirror: Mirror = None,
+    on: On = None,
 ) -> None:
-    """Make the runs that have no record yet; resumes."""
+    """Make the runs that have no record yet; resumes.
+
+    On a cluster a run has a core or its GPUs of one node, on whose disk it is made (TMPDIR). Every sealed
+    checkpoint comes back to --runs at once; there a run whose node was lost goes on from, on another node.
+    """
     _need_clone()
     from hicra.study.experiments import SUITES, run_experiments, suite_of
 
     suite = suite_of(profile)
     runs = runs or Path("runs") / suite.place
-    with _mirrored(runs, mirror):
+    with _spread(on) as spread, _mirrored(runs, mirror):
         run_experiments(
             runs,
             records or data_root() / suite.place,
@@ -225,6 +244,7 @@ def experiments(
             profile=profile,
             report=_every(30),
             workers=workers,
+            spread=spread,
             **overrides,
         )
 
@@ -455,6 +475,7 @@ def measure(
         tuple[int, int] | None,
         typer.Option(metavar="FIRST LAST", help="Steps compared; the last quarter if not given."),
     ] = None,
+    on: On = None,
 ) -> None:
     """Measure Strategic Grams in any run's rollouts."""
     from hicra.dynamics.measure import measure as run
@@ -462,16 +483,18 @@ def measure(
     from hicra.dynamics.scoring import Scorer
 
     names = (text_field, step_field, problem_field, reward_field, correct_field, run_field)
-    found = run(
-        rollouts,
-        lexicon,
-        fields=Fields(*names, correct_above, prompt_field),
-        score=Scorer(score, score_temperature) if score else None,
-        every=every,
-        before=before,
-        after=after,
-        progress=_every(10, status=bool),
-    )
+    with _spread(on) as spread:
+        found = run(
+            rollouts,
+            lexicon,
+            fields=Fields(*names, correct_above, prompt_field),
+            score=Scorer(score, score_temperature) if score else None,
+            every=every,
+            before=before,
+            after=after,
+            progress=_every(10, status=bool),
+            spread=spread,
+        )
     written = found.save(out)
     for note in found.notes:
         print(note)
@@ -522,6 +545,7 @@ def lexicon(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the clustering.")] = 0,
     source: Annotated[str, typer.Option(help="Where the solutions come from, and their licence.")] = "",
+    on: On = None,
 ) -> None:
     """Build a lexicon from solutions."""
     from collections import Counter
@@ -547,19 +571,22 @@ def lexicon(
         for name, sources in families.items()
     }
     short = background and Corpus(background, text=text_field, boxed_only=False)
-    built = build_lexicon(
-        corpora if preset == "general" else corpora[""],
-        preset=preset,
-        background=short,
-        clustering=clustering,
-        n_clusters=n_clusters,
-        min_df=min_df,
-        seed=seed,
-        name=out.stem,
-        source=source or ", ".join(Path(s).name for s in solutions),
-    )
+    with _spread(on) as spread:
+        built = build_lexicon(
+            corpora if preset == "general" else corpora[""],
+            preset=preset,
+            background=short,
+            clustering=clustering,
+            n_clusters=n_clusters,
+            min_df=min_df,
+            seed=seed,
+            name=out.stem,
+            spread=spread,
+            source=source or ", ".join(Path(s).name for s in solutions),
+        )
     lost = sum((corpus.dropped for corpus in corpora.values()), Counter())
-    dropped = {"solutions": dict(lost), **({"background": dict(short.dropped)} if short else {})}
+    lost = {"solutions": lost, **({"background": short.dropped} if short else {})}
+    dropped = {name: dict(sorted(counts.items())) for name, counts in lost.items()}
     replace(built, provenance={**built.provenance, "dropped": dropped}).save(out)
     for name, counts in dropped.items():
         print(f"{name} dropped:", ", ".join(f"{n} {reason}" for reason, n in counts.items()) or "none")

@@ -1,6 +1,7 @@
 """What is committed in figures/ is what the committed run records give; the README quotes it."""
 
 import pandas as pd
+import pytest
 
 from hicra.study.experiments import CONDITIONS, DECIDING, FAMILIES
 from hicra.study.figures.families import build_page
@@ -18,6 +19,8 @@ def test_figures_and_tables_are_those_of_the_records(root, tmp_path):
 
 def test_the_second_worlds_page_is_that_of_its_records(root, tmp_path):
     data = root / "data" / "families"
+    if not (data / "records").is_dir():
+        pytest.skip("no deciding run of the second world is committed yet")
     made = build_page(data / "records", data / "pilots", data / "claims.yaml", tmp_path, FAMILIES)
     _compare(made, root / "figures" / "families")
 

@@ -3,12 +3,15 @@
 import os
 import tarfile
 import time
+from contextlib import suppress
 
 import pytest
 
 from hicra.errors import HicraError
+from hicra.study import ray_runs
+from hicra.study.ray_runs import receive
 from hicra.study.record import mirror
-from hicra.study.record.checkpoints import last_checkpoint, seal
+from hicra.study.record.checkpoints import last_checkpoint, seal, step_of
 from hicra.study.record.run_folder import RunFolder
 
 
@@ -162,3 +165,46 @@ def test_a_mirror_in_the_runs_own_folder_is_refused(run):
         mirror.mirrored(run.path.parent, run.path.parent),
     ):
         pass
+
+
+def _sent(run, tmp_path, name):
+    mirror.update_run(run, tmp_path / name)
+    return mirror.newest_first(tmp_path / name)[0].read_bytes()
+
+
+def _cut_short(monkeypatch, there, archive, allowed):
+    """Receive so many of an archive's files."""
+    replace, left = os.replace, iter(range(allowed))
+    with monkeypatch.context() as patch, suppress(StopIteration):
+        patch.setattr(ray_runs.os, "replace", lambda source, target: (next(left), replace(source, target)))
+        receive(there, archive)
+
+
+@pytest.mark.parametrize("allowed", range(7))
+def test_what_a_node_sends_can_be_gone_on_from_however_little_of_it_arrived(
+    run, tmp_path, monkeypatch, allowed
+):
+    """The newest checkpoint that is there has all its records, and a run that says it is finished is whole."""
+    archives = [_sent(run, tmp_path, "first")]
+    for step in (5, 6):
+        run.append("steps.jsonl", {"step": step})
+    _checkpoint(run, 6)
+    archives.append(_sent(run, tmp_path, "second"))
+    run.finish()
+    archives.append(_sent(run, tmp_path, "third"))
+    there = RunFolder(tmp_path / "driver" / "grpo-seed0")
+    there.path.mkdir(parents=True)
+    receive(there, archives[0])
+    _cut_short(monkeypatch, there, archives[1], allowed)
+    newest = step_of(last_checkpoint(there.path / "checkpoints"))
+    assert newest == (6 if allowed > 4 else 4)  # three records and the manifest come first
+    there.rewind(newest)
+    assert [row["step"] for row in there.read("steps.jsonl")] == list(range(newest))
+    receive(there, archives[1])
+    _cut_short(monkeypatch, there, archives[2], allowed)
+    assert there.finished == (allowed > 3)
+    if not there.finished:
+        assert last_checkpoint(there.path / "checkpoints")
+        receive(there, archives[2])
+    assert there.read("steps.jsonl") == run.read("steps.jsonl")
+    assert not {"checkpoints", "steps.jsonl", ".received"} & {path.name for path in there.path.iterdir()}

@@ -1,7 +1,6 @@
 """N-gram counts against a slow, obviously right count."""
 
 from collections import Counter
-from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -9,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hicra.lexicon import ngram_counts
+from hicra.lexicon.build import build_lexicon
 from hicra.lexicon.ngram_counts import EncodedCorpus, frequent_ngrams, group_df, occurrences
 from hicra.words import segments
 
@@ -34,10 +34,10 @@ def test_counts_equal_the_slow_ones(texts, min_df, block):
     df = Counter(g for t in texts for g in {g for g, _ in _slow(t)})
     tf = Counter(g for t in texts for g, _ in _slow(t))
     early = Counter(g for t in texts for g, first in _slow(t) if first)
-    with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ngram_counts, "BLOCK", block)
         patch.setattr(ngram_counts, "BUCKETS", 4)  # every bucket is shared: the second look must be exact
-        corpus = stack.enter_context(EncodedCorpus(texts))
+        corpus = EncodedCorpus(texts)
         table = frequent_ngrams(corpus, min_df)
         assert table.grams == sorted(g for g in df if df[g] >= min_df)
         for counts, array in ((df, table.df), (tf, table.tf), (early, table.early)):
@@ -52,19 +52,18 @@ def test_counts_equal_the_slow_ones(texts, min_df, block):
 
 @given(texts=TEXTS, others=TEXTS)
 def test_occurrences_in_another_corpus(texts, others):
-    with EncodedCorpus(texts) as corpus, EncodedCorpus(others, like=corpus) as other:
-        table = frequent_ngrams(corpus, 1)
-        if table.grams:
-            tf = Counter(g for t in others for g, _ in _slow(t))
-            assert occurrences(other, table).tolist() == [tf[g] for g in table.grams]
-        assert set(corpus.ids) == {w.text for t in texts for run in segments(t) for w in run}
+    corpus, other = EncodedCorpus(texts), EncodedCorpus(others)
+    table = frequent_ngrams(corpus, 1)
+    if table.grams:
+        tf = Counter(g for t in others for g, _ in _slow(t))
+        assert occurrences(other, table).tolist() == [tf[g] for g in table.grams]
+    assert set(corpus.words) == {w.text for t in texts for run in segments(t) for w in run}
 
 
 def test_the_corpus_hash_knows_texts_and_not_their_order():
     orders = [["a b c", "d e f"], ["d e f", "a b c"], ["a b c", "d e g"]]
-    with ExitStack() as stack:
-        one, two, other = (stack.enter_context(EncodedCorpus(texts)) for texts in orders)
-        assert one.sha256 == two.sha256 != other.sha256
-        assert one.n_words == 6
+    one, two, other = map(EncodedCorpus, orders)
+    assert one.sha256 == two.sha256 != other.sha256
+    assert one.n_words == 6
     with pytest.raises(ValueError, match="no solution"):
-        EncodedCorpus([])
+        build_lexicon([])

@@ -42,6 +42,12 @@ def test_an_extra_lock_adds_and_changes_nothing(extra, name):
     assert set(added).isdisjoint({*locked, "torch"})
 
 
+def test_ray_adds_to_the_lock_and_changes_nothing():
+    added = _locked("ray.txt")
+    assert f"ray[client]=={added['ray']}" in (ROOT / "requirements" / "ray.in").read_text()
+    assert set(added).isdisjoint({*_locked(), "torch"})
+
+
 @pytest.fixture(scope="module")
 def required():
     """(package, Requirement) of all that the packages of lock.txt and gpu.txt ask for by their metadata."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -18,32 +17,16 @@ import numpy as np
 import pandas as pd
 
 from hicra.dynamics.grams import changed_grams, success_strata, successful_grams
-from hicra.dynamics.occurrences import GramFinder
-from hicra.dynamics.readers import Fields, Rollout, RolloutError, chunks, read_rollouts
-from hicra.dynamics.sample import CLASSES, QUANTITIES, Sample, Sizes, bounds, draws, interval, matched
+from hicra.dynamics.readers import Fields, Rollout, RolloutError, chunks, files, read_rollouts
+from hicra.dynamics.sample import QUANTITIES, Sample, Sizes, bounds, draws, interval, matched
+from hicra.dynamics.store import Store, Trace, stored
 from hicra.files import write_atomic
 from hicra.lexicon.lexicon import Lexicon
+from hicra.spread import Here, OnRay
 
 RESAMPLES = 200
 NONE = np.zeros(0)
 EDGE = 4  # before and after are the first and the last quarter of a run's steps
-TRACES, TRACES_KEPT, LONGEST = 3, 150, 20_000  # of a step, of all steps in a report, characters of one
-TOKEN_SUMS = [f"{name}_{kind}" for name in ("tokens", "nll", "entropy") for kind in CLASSES]
-ROW = np.dtype(
-    [("point", "i4"), ("problem", "u8"), ("text", "u8"), ("reward", "f8"), ("correct", "i1")]
-    + [("words", "i4"), ("planning", "i4"), *((name, "f4") for name in TOKEN_SUMS)]
-)
-FOUND = np.dtype([("rollout", "i4"), ("gram", "i4"), ("at", "i4"), ("follower", "u8")])
-
-
-@dataclass(frozen=True)
-class Trace:
-    """A completion kept for the report."""
-
-    run: str
-    step: int
-    text: str
-    correct: bool | None
 
 
 @dataclass(frozen=True)
@@ -95,14 +78,16 @@ def measure(
     after: tuple[int, int] | None = None,
     score: Callable[[list[Rollout]], list[Rollout]] | None = None,
     resamples: int = RESAMPLES,
-    progress: Callable[[str], None] | None = None,
+    progress: Callable[[str], None] = lambda line: None,
+    spread: Here | OnRay | None = None,
 ) -> Measurement:
     """Measure the strategic dynamics of any run's rollouts (paper, section 3 and Fig. 2).
 
     `rollouts`: a path, several, a DataFrame, or an iterable of mappings; `fields` names their fields. `every`
     pools so many steps into one. `before` and `after` are first and last step of what is compared, by default
     the first and the last quarter of each run's steps. `score` fills in token log-probabilities and
-    entropies, as `hicra.dynamics.scoring.Scorer(checkpoint)` does; nothing else needs torch.
+    entropies, as `hicra.dynamics.scoring.Scorer(checkpoint)` does; nothing else needs torch. `spread` reads
+    file by file and measures step by step elsewhere, where the paths must be seen; the result is the same.
 
     Raises RolloutError for rollouts that cannot be read or compared, MissingError for an unknown lexicon.
 
@@ -113,9 +98,15 @@ def measure(
         raise RolloutError(f"every={every} must be 1 or more, resamples={resamples} 2 or more")
     lexicon = lexicon if isinstance(lexicon, Lexicon) else Lexicon.load(lexicon)
     store = Store(lexicon, every)
-    for part in chunks(read_rollouts(rollouts, fields)):
-        store.add(score(part) if score else part)
-        if progress:
+    if spread is None:
+        for part in chunks(read_rollouts(rollouts, fields)):
+            store.add(score(part) if score else part)
+            progress(f"{store.n} rollouts read")
+    elif score:
+        raise RolloutError("a cluster does not score; measure with a scorer on one machine")
+    else:
+        for other in spread.map(stored, files(rollouts), lexicon, every, fields):
+            store.merge(other)
             progress(f"{store.n} rollouts read")
     if not store.n:
         raise RolloutError("there are no rollouts; give at least one")
@@ -125,19 +116,22 @@ def measure(
     sizes = matched(samples.values())
     rows: list[dict] = []
     strata: dict[str, list] = {}
-    for number, (run, step) in enumerate(points, 1):
-        sample = samples[run, step]
-        rows += _estimates({"run": run, "step": step}, sample, sizes, resamples)
-        if (sample.rows["correct"] >= 0).all():
-            strata.setdefault(run, []).append(success_strata(sample))
-        if progress:
-            progress(f"{number}/{len(points)} steps measured")
-    changes, grams = [], []
+    spread = spread or Here()
+    each = [({"run": run, "step": step}, samples[run, step]) for run, step in points]
+    for number, found in enumerate(spread.map(_step, each, sizes, resamples), 1):
+        estimates, successes = found
+        rows += estimates
+        if successes is not None:
+            strata.setdefault(points[number - 1][0], []).append(successes)
+        progress(f"{number}/{len(points)} steps measured")
+    ends = []
     for run in sorted({run for run, _ in points}):
-        if ends := _ends([step for r, step in points if r == run], every, before, after):
-            first, last = (store.sample([(run, step) for step in steps]) for steps in ends)
-            changes += _changes(run, first, last, resamples)
-            grams.append(changed_grams(lexicon.grams, first, last).assign(run=run))
+        if edges := _ends([step for r, step in points if r == run], every, before, after):
+            ends.append((run, *(store.sample([(run, step) for step in steps]) for steps in edges)))
+    changes, grams = [], []
+    for moved, risen in spread.map(_run, ends, lexicon.grams, resamples):
+        changes += moved
+        grams.append(risen)
     success = [
         successful_grams(lexicon.grams, pd.concat(s)).assign(run=run) for run, s in sorted(strata.items())
     ]
@@ -157,117 +151,15 @@ def measure(
 STEP_COLUMNS = ["quantity", "unit", "value", "low", "high", "problems"]
 
 
-class Store:
-    """What is kept of rollouts: a row of numbers each, the occurrences of grams, and a few texts a step."""
-
-    def __init__(self, lexicon: Lexicon, every: int) -> None:
-        self.finder, self.every, self.n = GramFinder(lexicon), every, 0
-        ids = sorted(set(lexicon.clusters.values()))
-        self.membership = np.searchsorted(ids, [lexicon.clusters[gram] for gram in lexicon.grams])  # (K,)
-        self.points: dict[tuple[str, int], int] = {}
-        self.kept: dict[int, list[tuple[int, Trace]]] = {}
-        self.rows: Any = []
-        self.found: Any = []
-        self.has_problems = True
-
-    def add(self, part: list[Rollout]) -> None:
-        hits = self.finder([rollout.text for rollout in part])
-        rows = np.zeros(len(part), ROW)
-        for row, rollout in zip(rows, part, strict=True):
-            self._fill(row, rollout)
-        rows["words"], rows["planning"] = hits.n_words, hits.n_planning
-        found = np.zeros(hits.gram.size, FOUND)
-        found["rollout"], found["gram"], found["at"] = hits.text + self.n, hits.gram, hits.at
-        found["follower"] = hits.follower
-        self.rows.append(rows)
-        self.found.append(found)
-        self.n += len(part)
-
-    def _fill(self, row: np.void, rollout: Rollout) -> None:
-        key = rollout.run, rollout.step // self.every * self.every
-        point = self.points.setdefault(key, len(self.points))
-        text = _hash(rollout.text)
-        # Where the input names no problems, each completion is a problem of its own.
-        self.has_problems &= rollout.problem is not None
-        problem = text ^ self.n if rollout.problem is None else _hash(rollout.problem)
-        correct = -1 if rollout.correct is None else int(rollout.correct)
-        reward = math.nan if rollout.reward is None else rollout.reward
-        sums = token_sums(rollout, self.finder.lexicon)
-        values = (point, problem, text, reward, correct, 0, 0, *sums)
-        for name, value in zip(ROW.names or (), values, strict=True):
-            row[name] = value
-        kept = self.kept.setdefault(point, [])
-        kept.append((text, Trace(*key, rollout.text[:LONGEST], rollout.correct)))
-        kept.sort(key=lambda pair: pair[0])
-        del kept[TRACES:]
-
-    def close(self) -> None:
-        """Sort by point, so that a step is one piece."""
-        rows, found = np.concatenate(self.rows), np.concatenate(self.found)
-        self._grade(rows)
-        if not self.has_problems:
-            order = np.lexsort((rows["reward"], rows["text"]))
-            rows["problem"][order] = np.arange(len(rows))  # by text, not by place in a file
-        order = np.argsort(rows["point"], kind="stable")
-        place = np.empty(len(rows), np.int32)
-        place[order] = np.arange(len(rows))
-        found["rollout"] = place[found["rollout"]]
-        self.rows, self.found = rows[order], found[np.argsort(found["rollout"], kind="stable")]
-
-    def _grade(self, rows: np.ndarray) -> None:
-        """Rewards of 0 and 1 alone say what is right, where nothing else does."""
-        if (rows["correct"] < 0).all() and np.isin(rows["reward"], (0, 1)).all():
-            rows["correct"] = rows["reward"]
-
-    def sample(self, points: Iterable[tuple[str, int]]) -> Sample:
-        rows, found, n = [], [], 0
-        for point in points:
-            code = self.points[point]
-            first, last = np.searchsorted(self.rows["point"], [code, code + 1])
-            low, high = np.searchsorted(self.found["rollout"], [first, last])
-            piece = self.found[low:high].copy()
-            piece["rollout"] += n - first
-            rows.append(self.rows[first:last])
-            found.append(piece)
-            n += last - first
-        return Sample(np.concatenate(rows), np.concatenate(found), self.membership)
-
-    def traces(self) -> tuple[Trace, ...]:
-        """A few of each step, of evenly spaced steps where there are many; the texts alone decide which."""
-        points = sorted(self.points)
-        chosen = np.unique(
-            np.linspace(0, len(points) - 1, min(len(points), TRACES_KEPT // TRACES)).astype(int)
-        )
-        return tuple(trace for i in chosen for _, trace in self.kept[self.points[points[i]]])
+def _step(told: dict, sample: Sample, sizes: Sizes, resamples: int) -> tuple[list[dict], Any]:
+    """A step's estimates, and its strata of success where all of it is marked right or wrong."""
+    marked = (sample.rows["correct"] >= 0).all()
+    return _estimates(told, sample, sizes, resamples), success_strata(sample) if marked else None
 
 
-def token_sums(rollout: Rollout, lexicon: Lexicon) -> tuple[float, ...]:
-    """Numbers, negative log-likelihoods (nats) and entropies (nats) of planning and of execution tokens.
-
-    NaN where the rollout has none. A token is planning where it overlaps an occurrence of a gram.
-    """
-    if rollout.tokens is None:
-        return (0.0, 0.0, *(math.nan,) * 4)
-    ends = np.cumsum([len(token) for token in rollout.tokens])
-    starts = ends - [len(token) for token in rollout.tokens]
-    planning = np.zeros(ends.size, bool)
-    for start, end, _ in lexicon.find("".join(rollout.tokens)):
-        planning |= (starts < end) & (ends > start)
-    sums = [planning.sum(), (~planning).sum()]
-    for values, sign in ((rollout.logp, -1), (rollout.entropy, 1)):
-        if values is None:
-            sums += [math.nan, math.nan]
-            continue
-        if len(values) != ends.size:
-            raise RolloutError(
-                f"a rollout of step {rollout.step} has {ends.size} tokens and {len(values)} values"
-            )
-        sums += [sign * np.sum(np.asarray(values)[chosen]) for chosen in (planning, ~planning)]
-    return tuple(map(float, sums))
-
-
-def _hash(text: str) -> int:
-    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+def _run(run: str, first: Sample, last: Sample, grams: tuple[str, ...], resamples: int):
+    """A run's changes between two samples, and its grams that rose or fell."""
+    return _changes(run, first, last, resamples), changed_grams(grams, first, last).assign(run=run)
 
 
 def _estimates(told: dict, sample: Sample, sizes: Sizes, resamples: int) -> list[dict]:

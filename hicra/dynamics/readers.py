@@ -83,9 +83,22 @@ def read_rollouts(source: Any, fields: Fields = Fields()) -> Iterator[Rollout]: 
             paths.append(str(item))
         else:
             yield _rollout(item, fields, f"row {number}", "run", None)
-    for name, path in _runs(paths):
-        for where, row, step in _rows(path):
-            yield _rollout(row, fields, where, name, step)
+    for name, path in files(paths):
+        yield from read_file(name, path, fields)
+
+
+def read_file(run: str, path: str, fields: Fields) -> Iterator[Rollout]:
+    """Every rollout of one file of a run, or of a Hub data set."""
+    for where, row, step in _rows(path):
+        yield _rollout(row, fields, where, run, step)
+
+
+def files(sources: str | Path | Iterable[str | Path]) -> list[tuple[str, str]]:
+    """(run, file) of every file of a path, or several. Raises RolloutError for what is no path."""
+    given = [sources] if isinstance(sources, str | Path) else list(sources)
+    if wrong := [type(source).__name__ for source in given if not isinstance(source, str | Path)]:
+        raise RolloutError(f"a cluster reads files, not a {wrong[0]}; give paths that all its nodes see")
+    return _runs([str(source) for source in given])
 
 
 def _runs(sources: list[str]) -> list[tuple[str, str]]:

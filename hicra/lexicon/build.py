@@ -11,7 +11,6 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
 from dataclasses import replace
 from functools import cache, lru_cache
 from pathlib import Path
@@ -21,8 +20,11 @@ import pandas as pd
 
 from hicra.errors import HicraError, MissingExtraError
 from hicra.lexicon import contrast, kinds
+from hicra.lexicon.corpus import Corpus
 from hicra.lexicon.lexicon import Lexicon
-from hicra.lexicon.ngram_counts import EncodedCorpus, NgramTable, frequent_ngrams, group_df
+from hicra.lexicon.ngram_counts import CountedCorpus, EncodedCorpus, NgramTable, frequent_ngrams, group_df
+from hicra.lexicon.shards import ShardedCorpus
+from hicra.spread import Here, OnRay
 
 PAPER_SIZES = (3, 4, 5)  # words of an n-gram (paper)
 TOP_SHARE = 0.2  # clusters kept, by Cluster DF (paper)
@@ -100,6 +102,7 @@ def build_lexicon(
     seed: int = 0,
     name: str = "unnamed",
     source: str = "",
+    spread: Here | OnRay | None = None,
 ) -> Lexicon:
     """The lexicon of a corpus of correct solutions, each read once, as a stream.
 
@@ -107,36 +110,38 @@ def build_lexicon(
     not reason at length; "paper" takes none. "general" needs it too, and as `solutions` the thinking of
     several families of models: {"r1": Corpus([file], thinking=True), ...}. `min_df` defaults to 1 % of the
     solutions ("hicra": 5 %, "general": 0.5 %, in every family) and at least 2, `n_clusters` to a tenth of
-    the n-grams; `top_share` is the paper's alone. `encoder` gives unit vectors. The result is the same for
-    any order of the solutions. Raises HicraError for an unknown preset or clustering, a missing or needless
-    background or family, and a corpus that is empty, has too few frequent n-grams, or falls into a single
-    cluster.
+    the n-grams; `top_share` is the paper's alone. `encoder` gives unit vectors. `spread` counts by shards, of
+    which a Corpus has one a source. The result is the same for any order of the solutions, spread or not.
+    Raises HicraError for an unknown preset or clustering, a missing or needless background or family, and a
+    corpus that is empty, has too few frequent n-grams, or falls into a single cluster.
     """
     _check_preset(preset, solutions, background)
     sizes = PAPER_SIZES if preset == "paper" else contrast.SIZES
     settings: dict = {"preset": preset, "clustering": clustering, "seed": seed}
-    with ExitStack() as stack:
-        families = _encoded(solutions, sizes, stack)
-        corpora = list(families.values())
-        if background is not None:
-            short = stack.enter_context(EncodedCorpus(background, sizes, like=corpora[0]))
-        settings["min_df"] = min_df or max(2, math.ceil(SHARES[preset] * len(corpora[0])))
-        table = frequent_ngrams(corpora[0], settings["min_df"])
-        if preset == "hicra":
-            table = table.take(contrast.steering(table, corpora[0], short))
-        if preset == "general":
-            table = table.take(contrast.in_every_family(table, corpora, SHARES[preset]))
-        _check_size(len(corpora[0]), len(table.grams), settings)
-        encode = encoder or minilm()
-        vectors = encode(table.grams)  # (N, D)
-        if preset == "general":
-            bits = contrast.agreed_contrast(table, corpora, short)  # (N,)
-            bits += contrast.BITS_PER_SIMILARITY * kinds.nearness(vectors, encode)
-            table, vectors = table.take(keep := bits >= contrast.MIN_STEERING), vectors[keep]
-        settings["n_clusters"] = n_clusters or max(2, len(table.grams) // GRAMS_PER_CLUSTER)
-        _check_size(len(corpora[0]), len(table.grams), settings)
-        labels = _labels(vectors, clustering, settings["n_clusters"], seed)  # (N,)
-        frequency = np.sum([group_df(corpus, table, labels) for corpus in corpora], axis=0)  # (K,)
+    families = {
+        name: _encoded(texts, sizes, spread)
+        for name, texts in (solutions if isinstance(solutions, Mapping) else {"": solutions}).items()
+    }
+    corpora = list(families.values())
+    if background is not None:
+        short = _encoded(background, sizes, spread)
+    settings["min_df"] = min_df or max(2, math.ceil(SHARES[preset] * len(corpora[0])))
+    table = frequent_ngrams(corpora[0], settings["min_df"])
+    if preset == "hicra":
+        table = table.take(contrast.steering(table, corpora[0], short))
+    if preset == "general":
+        table = table.take(contrast.in_every_family(table, corpora, SHARES[preset]))
+    _check_size(len(corpora[0]), len(table.grams), settings)
+    encode = encoder or minilm()
+    vectors = encode(table.grams)  # (N, D)
+    if preset == "general":
+        bits = contrast.agreed_contrast(table, corpora, short)  # (N,)
+        bits += contrast.BITS_PER_SIMILARITY * kinds.nearness(vectors, encode)
+        table, vectors = table.take(keep := bits >= contrast.MIN_STEERING), vectors[keep]
+    settings["n_clusters"] = n_clusters or max(2, len(table.grams) // GRAMS_PER_CLUSTER)
+    _check_size(len(corpora[0]), len(table.grams), settings)
+    labels = _labels(vectors, clustering, settings["n_clusters"], seed)  # (N,)
+    frequency = np.sum([group_df(corpus, table, labels) for corpus in corpora], axis=0)  # (K,)
     rank = _ranks(frequency)  # (K,)
     settings["top_share"] = top_share if preset == "paper" else 1.0
     n_kept = math.ceil(settings["top_share"] * len(rank))
@@ -164,13 +169,17 @@ def build_lexicon(
     return replace(lexicon, kinds={g: kind[k] for g, k in zip(table.grams, labels, strict=True)})
 
 
-def _encoded(texts: Texts, sizes: tuple[int, ...], stack: ExitStack) -> dict[str, EncodedCorpus]:
-    """The families by name; all know the words of the first, so that their n-grams can be compared."""
-    families: dict[str, EncodedCorpus] = {}
-    for name, part in (texts if isinstance(texts, Mapping) else {"": texts}).items():
-        first = next(iter(families.values()), None)
-        families[name] = stack.enter_context(EncodedCorpus(part, sizes, like=first))
-    return families
+def _encoded(texts: Iterable[str], sizes: tuple[int, ...], spread: Here | OnRay | None) -> CountedCorpus:
+    corpus: CountedCorpus
+    if spread is None:
+        corpus = EncodedCorpus(texts, sizes)
+    elif isinstance(texts, Corpus):
+        corpus = ShardedCorpus(texts, sizes, spread)
+    else:
+        raise HicraError("a cluster counts what its nodes read themselves; give a Corpus, by its sources")
+    if not len(corpus):
+        raise HicraError("no solution to build a lexicon from; give correct solutions")
+    return corpus
 
 
 def _check_preset(preset: str, solutions: Texts, background: Iterable[str] | None) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hicra.lexicon.ngram_counts import EncodedCorpus, NgramTable, group_df, occurrences
+from hicra.lexicon.ngram_counts import CountedCorpus, NgramTable, group_df, occurrences
 
 SIZES = (1, 2, 3, 4, 5)  # words: "wait" and "another way" steer as well
 MIN_SHARE = 0.05  # of the solutions hold the n-gram
@@ -26,26 +26,26 @@ BITS_PER_SIMILARITY = 28.0  # what a cosine nearer by 1 to the steering seeds we
 MIN_STEERING = 9.5  # bits, of contrast and nearness together
 
 
-def steering(table: NgramTable, corpus: EncodedCorpus, background: EncodedCorpus) -> np.ndarray:
+def steering(table: NgramTable, corpus: CountedCorpus, background: CountedCorpus) -> np.ndarray:
     """Mask (N,) of the n-grams of `table`, counted in `corpus`, that steer."""
     distinct = contrast(table, corpus, background) >= MIN_CONTRAST
     return distinct & (table.early <= MAX_EARLY * table.tf)
 
 
-def contrast(table: NgramTable, corpus: EncodedCorpus, background: EncodedCorpus) -> np.ndarray:
+def contrast(table: NgramTable, corpus: CountedCorpus, background: CountedCorpus) -> np.ndarray:
     """How much more frequent each n-gram is than in the background, (N,) bits, half a count added to both."""
     return np.log2((table.tf + 0.5) / corpus.n_words / _rate(table, background))
 
 
 def agreed_contrast(
-    table: NgramTable, families: list[EncodedCorpus], background: EncodedCorpus
+    table: NgramTable, families: list[CountedCorpus], background: CountedCorpus
 ) -> np.ndarray:
     """The least contrast of each n-gram over all families, (N,) bits."""
     least = np.min([_rate(table, corpus) for corpus in families], axis=0)  # (N,)
     return np.log2(least / _rate(table, background))
 
 
-def in_every_family(table: NgramTable, families: list[EncodedCorpus], min_share: float) -> np.ndarray:
+def in_every_family(table: NgramTable, families: list[CountedCorpus], min_share: float) -> np.ndarray:
     """Mask (N,) of the n-grams that this share of the solutions of each family hold, and at least two."""
     each = np.arange(len(table.grams))
     return np.all(
@@ -53,6 +53,6 @@ def in_every_family(table: NgramTable, families: list[EncodedCorpus], min_share:
     )
 
 
-def _rate(table: NgramTable, corpus: EncodedCorpus) -> np.ndarray:
+def _rate(table: NgramTable, corpus: CountedCorpus) -> np.ndarray:
     """Occurrences a word of each n-gram in another corpus, (N,), half a count added."""
     return (occurrences(corpus, table) + 0.5) / corpus.n_words

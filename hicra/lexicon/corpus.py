@@ -6,11 +6,12 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 
 from hicra.boxed import extract_boxed
 from hicra.errors import HicraError
-from hicra.files import iter_jsonl, sha256
+from hicra.files import iter_jsonl
 from hicra.words import MARKER, segments
 
 HUB = "hub:"  # a source's prefix for a data set of the Hub, "hub:owner/name"
@@ -52,19 +53,31 @@ class Corpus:
     dropped: Counter[str] = field(default_factory=Counter)
 
     def __iter__(self) -> Iterator[str]:
+        repeats = Repeats()
+        for text, keys in self.candidates():
+            if reason := repeats(keys):
+                self.dropped[reason] += 1
+            else:
+                self.kept += 1
+                yield text
+
+    def candidates(self) -> Iterator[tuple[str, list[bytes]]]:
+        """The solutions as they are used, repeated ones too, each with what `Repeats` knows them by."""
         self.kept, self.dropped = 0, Counter()
-        seen: set[str] = set()
         for where, record in self._records():
             text = _field(record, self.text, where)
             if not isinstance(text, str):
                 raise CorpusError(f"{where}: field {self.text!r} holds {text!r:.40}, not a text")
             text = text[text.find(self.after) + len(self.after) :] if self.after in text else text
-            reason = self._reason(text, record, where, seen)
+            words = [word.text for run in segments(text) for word in run]
+            reason = self._reason(text, words, record, where)
             if reason:
                 self.dropped[reason] += 1
-            else:
-                self.kept += 1
-                yield MARKER.sub("\n", END.split(text)[0] if self.thinking else text)
+                continue
+            keys = [_key(" ".join(words))]
+            if self.one_per:
+                keys.append(_key(f"{self.one_per}: {_field(record, self.one_per, where)}"))
+            yield MARKER.sub("\n", END.split(text)[0] if self.thinking else text), keys
 
     def _records(self) -> Iterator[tuple[str, dict]]:
         for source in self.sources:
@@ -75,25 +88,15 @@ class Corpus:
             else:
                 yield from ((f"{source}, line {n}", row) for n, row in iter_jsonl(source))
 
-    def _reason(self, text: str, record: dict, where: str, seen: set[str]) -> str | None:
-        """Why a solution is not used, or None; what is used is noted in `seen`."""
+    def _reason(self, text: str, words: list[str], record: dict, where: str) -> str | None:
+        """Why a solution is not used, whatever came before it, or None."""
         if self.correct and not self._is_correct(record, where):
             return "not correct"
         if self.boxed_only and extract_boxed(text) is None:
             return "no boxed answer"
         if self.thinking and not END.search(text):
             return "no end of thinking"
-        words = [word.text for run in segments(text) for word in run]
-        if loops(words):
-            return "looping tail"
-        keys = [sha256(" ".join(words))]
-        if self.one_per:
-            keys.append(f"{self.one_per}: {_field(record, self.one_per, where)}")
-        for key, name in zip(keys, ("duplicate", "another solution of its problem"), strict=False):
-            if key in seen:
-                return name
-        seen.update(keys)
-        return None
+        return "looping tail" if loops(words) else None
 
     def _is_correct(self, record: dict, where: str) -> bool:
         assert self.correct is not None  # only then is a record asked
@@ -109,6 +112,25 @@ class Corpus:
             else "; for other rewards give correct_above (--correct-above)"
         )
         raise CorpusError(f"{where}: field {self.correct!r} holds {value!r}, not {what}{remedy}")
+
+
+class Repeats:
+    """Which solutions are not used because of one before them; called in their order, with their keys."""
+
+    def __init__(self) -> None:
+        self.seen: set[bytes] = set()
+
+    def __call__(self, keys: list[bytes]) -> str | None:
+        """Why this one is not used, or None; what is used is noted."""
+        for key, name in zip(keys, ("duplicate", "another solution of its problem"), strict=False):
+            if key in self.seen:
+                return name
+        self.seen.update(keys)
+        return None
+
+
+def _key(text: str) -> bytes:
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def loops(words: list[str]) -> bool:

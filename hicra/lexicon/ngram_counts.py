@@ -1,25 +1,27 @@
 """Word n-grams of a corpus, counted in memory that grows with its vocabulary, not with its size.
 
 One pass over the texts writes their words, as ids, to an unnamed file on disk; everything after it
-reads blocks of that file. An n-gram is known by a 64-bit hash of its word ids until it turns out to be
+reads blocks of that file. An n-gram is known by a 64-bit hash of its words until it turns out to be
 frequent: a first look counts hashes in a table of fixed size, which can only overstate, and a second
-counts exactly what the table could not rule out.
+counts exactly what the table could not rule out. Both are sums over parts of a corpus, of which one
+machine's has one and that of a cluster several (`shards.ShardedCorpus`).
 """
 
 from __future__ import annotations
 
+import copy
+import operator
 import tempfile
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from hashlib import blake2b
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from hicra.errors import HicraError
 from hicra.files import sha256
 from hicra.words import segments
 
 CUT = -1  # between clauses: no n-gram crosses the end of one
-UNKNOWN = -2  # a word of no interest
 EARLY = 0.1  # the part of a solution that counts as its beginning
 BLOCK = 1 << 19  # word ids read at a time
 BUCKETS = 1 << 24
@@ -53,57 +55,70 @@ class NgramTable(NamedTuple):
         return NgramTable([self.grams[i] for i in kept], *(array[kept] for array in self[1:]))
 
 
-class EncodedCorpus:
-    """Texts as word ids on disk, as long as the `with` lasts. Raises ValueError where there is no text.
+class CountedCorpus(Protocol):
+    """What counts are made of: the sizes of n-grams in words, words in all, and sums over parts."""
 
-    `sizes` are the lengths of its n-grams in words, 3 to 5 in the paper. `like` is a corpus whose words
-    alone are told apart, so that the n-grams of both can be compared.
+    sizes: tuple[int, ...]
+    n_words: int
+
+    @property
+    def sha256(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+    def total(self, function: Callable, merge: Callable, *arguments) -> Any: ...
+
+
+class EncodedCorpus:
+    """Texts as word ids on disk; `number` tells the parts of a corpus apart.
+
+    `sizes` are the lengths of its n-grams in words, 3 to 5 in the paper.
     """
 
-    def __init__(
-        self, texts: Iterable[str], sizes: tuple[int, ...] = (3, 4, 5), like: EncodedCorpus | None = None
-    ) -> None:
-        self.sizes, self.like = sizes, like
-        self.ids: dict[str, int] = {} if like is None else like.ids
-        self.ends, self.n_words, self.digest = [0], 0, 0
-        self.file = tempfile.TemporaryFile()  # noqa: SIM115 (closed by __exit__)
-        try:
-            self._write(texts)
-        except BaseException:
-            self.file.close()
-            raise
-        self.words = list(self.ids)
-
-    def __enter__(self) -> EncodedCorpus:
-        return self
-
-    def __exit__(self, *error) -> None:
-        self.file.close()
+    def __init__(self, texts: Iterable[str], sizes: tuple[int, ...] = (3, 4, 5), number: int = 0) -> None:
+        self.sizes, self.number = sizes, number
+        self.n_words, self.digest = 0, 0
+        ids: dict[str, int] = {}
+        ends = [0]
+        with tempfile.TemporaryFile() as file:
+            for text in texts:
+                encoded = self._encode(text, ids)  # (n,)
+                file.write(encoded.tobytes())
+                ends.append(ends[-1] + encoded.size)
+                self.digest += int(sha256(text), 16)
+            file.flush()
+            # The mapping keeps the file, which has no name, until it goes.
+            self.ids = np.memmap(file, np.int32, "r") if ends[-1] else np.zeros(0, np.int32)  # (n,)
+        self.ends = np.array(ends)  # (solutions + 1,)
+        self.words = list(ids)
+        hashes = [int.from_bytes(blake2b(word.encode(), digest_size=8).digest(), "little") for word in ids]
+        self.hashes = np.array([*hashes, 0], dtype=np.uint64)  # the last is that of CUT, in no n-gram
 
     @property
     def sha256(self) -> str:
         """A sum of the texts' hashes: the same for any order."""
-        return f"{self.digest % (1 << 256):064x}"
-
-    def _write(self, texts: Iterable[str]) -> None:
-        for text in texts:
-            encoded = self._encode(text)  # (n,)
-            self.file.write(encoded.tobytes())
-            self.ends.append(self.ends[-1] + encoded.size)
-            self.digest += int(sha256(text), 16)
-        if len(self) == 0:
-            raise HicraError("no solution to build a lexicon from; give correct solutions")
+        return as_sha256(self.digest)
 
     def __len__(self) -> int:
         return len(self.ends) - 1
 
-    def _encode(self, text: str) -> np.ndarray:
-        found, ids = [CUT], self.ids
+    def total(self, function: Callable, merge: Callable, *arguments) -> Any:
+        """function(part, *arguments), merged over the parts in order; this is the only part."""
+        return function(self, *arguments)
+
+    def keep(self, wanted: np.ndarray) -> EncodedCorpus:
+        """The solutions under a mask (len,), in memory."""
+        kept = copy.copy(self)
+        lengths = np.diff(self.ends)
+        kept.ids = np.asarray(self.ids)[np.repeat(wanted, lengths)]
+        kept.ends = np.r_[0, np.cumsum(lengths[wanted])]
+        kept.n_words = int((kept.ids != CUT).sum())
+        return kept
+
+    def _encode(self, text: str, ids: dict[str, int]) -> np.ndarray:
+        found = [CUT]
         for run in segments(text):
-            if self.like is None:
-                found += [ids.setdefault(word.text, len(ids)) for word in run]
-            else:
-                found += [ids.get(word.text, UNKNOWN) for word in run]
+            found += [ids.setdefault(word.text, len(ids)) for word in run]
             found.append(CUT)
             self.n_words += len(run)
         return np.array(found, dtype=np.int32)
@@ -118,14 +133,13 @@ class EncodedCorpus:
 
     def _block(self, first: int, last: int) -> Block:
         start, n = self.ends[first], self.ends[last] - self.ends[first]
-        self.file.seek(start * 4)
-        ids = np.frombuffer(self.file.read(n * 4), dtype=np.int32)  # (n,)
+        ids = np.array(self.ids[start : start + n])  # (n,)
         lengths = np.diff(self.ends[first : last + 1])
         solution = np.repeat(np.arange(last - first), lengths)  # (n,)
-        into = (start + np.arange(n) - np.array(self.ends)[first:last][solution]) / lengths[solution]  # (n,)
+        into = (start + np.arange(n) - self.ends[first:last][solution]) / lengths[solution]  # (n,)
         cuts = np.flatnonzero(ids == CUT)
         left = cuts[np.minimum(np.searchsorted(cuts, np.arange(n)), cuts.size - 1)] - np.arange(n)
-        mixed = _mix(ids.astype(np.uint64))  # (n,)
+        mixed = self.hashes[ids]  # (n,)
         parts = []
         for size in self.sizes:
             at = np.flatnonzero(left >= size)
@@ -137,44 +151,74 @@ class EncodedCorpus:
 
     def text(self, start: int, size: int) -> str:
         """The words of one n-gram, joined by blanks."""
-        self.file.seek(int(start) * 4)
-        ids = np.frombuffer(self.file.read(int(size) * 4), dtype=np.int32)
-        return " ".join(self.words[i] for i in ids)
+        return " ".join(self.words[i] for i in self.ids[start : start + size])
 
 
-def frequent_ngrams(corpus: EncodedCorpus, min_df: int) -> NgramTable:
+def as_sha256(digest: int) -> str:
+    return f"{digest % (1 << 256):064x}"
+
+
+def frequent_ngrams(corpus: CountedCorpus, min_df: int) -> NgramTable:
     """Every n-gram that `min_df` or more solutions hold, with its counts."""
-    buckets = np.zeros(BUCKETS, dtype=np.int32)
-    for block in corpus.blocks():
-        once = _once_a_solution(block.code, block.solution)
-        np.add.at(buckets, block.code[once] % np.uint64(BUCKETS), 1)
-    empty = np.zeros(0, dtype=np.int64)
-    total = np.zeros(0, dtype=np.uint64), empty, empty, empty, empty, empty
-    for block in corpus.blocks():
-        maybe = np.flatnonzero(buckets[block.code % np.uint64(BUCKETS)] >= min_df)
-        total = _merge(total, _count(Block._make([*(a[maybe] for a in block[:5]), block.n_solutions])))
+    buckets = corpus.total(bucket_counts, operator.add)  # (BUCKETS,)
+    total = corpus.total(exact_counts, _merge, buckets >= min_df)
     kept = total[1] >= min_df
-    code, df, tf, early, start, size = (a[kept] for a in total)
-    grams = [corpus.text(s, n) for s, n in zip(start, size, strict=True)]
+    code, df, tf, early, *place = (a[kept] for a in total)
+    texts = corpus.total(place_texts, operator.or_, *place)
+    grams = [texts[i] for i in range(code.size)]
     order = sorted(range(len(grams)), key=grams.__getitem__)
     return NgramTable([grams[i] for i in order], *(a[order] for a in (code, df, tf, early)))
 
 
-def group_df(corpus: EncodedCorpus, table: NgramTable, labels: np.ndarray) -> np.ndarray:
+def bucket_counts(part: EncodedCorpus) -> np.ndarray:
+    """Solutions that hold an n-gram of each bucket of hashes, (BUCKETS,), one for each such n-gram."""
+    buckets = np.zeros(BUCKETS, dtype=np.int32)
+    for block in part.blocks():
+        once = _once_a_solution(block.code, block.solution)
+        np.add.at(buckets, block.code[once] % np.uint64(BUCKETS), 1)
+    return buckets
+
+
+def exact_counts(part: EncodedCorpus, maybe: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Code, df, tf, early, and part, start and size of an example, (N,) each, of the n-grams whose bucket
+    is in `maybe` (BUCKETS,)."""
+    empty = np.zeros(0, dtype=np.int64)
+    total = (np.zeros(0, dtype=np.uint64), *(empty,) * 6)
+    for block in part.blocks():
+        wanted = np.flatnonzero(maybe[block.code % np.uint64(maybe.size)])
+        found = _count(Block._make([*(a[wanted] for a in block[:5]), block.n_solutions]), part.number)
+        total = _merge(total, found)
+    return total
+
+
+def place_texts(part: EncodedCorpus, number: np.ndarray, start: np.ndarray, size: np.ndarray) -> dict:
+    """The texts of those of (N,) places that lie in this part, by their index."""
+    return {int(i): part.text(start[i], size[i]) for i in np.flatnonzero(number == part.number)}
+
+
+def group_df(corpus: CountedCorpus, table: NgramTable, labels: np.ndarray) -> np.ndarray:
     """Solutions that hold at least one n-gram of each label, (max label + 1,); labels (N,) from 0."""
+    return corpus.total(label_counts, operator.add, table.code, labels)
+
+
+def label_counts(part: EncodedCorpus, codes: np.ndarray, labels: np.ndarray) -> np.ndarray:
     counts = np.zeros(labels.max() + 1, dtype=np.int64)
-    for block in corpus.blocks():
-        known, which = _known(block.code, table.code)
+    for block in part.blocks():
+        known, which = _known(block.code, codes)
         pairs = np.unique(block.solution[known] * counts.size + labels[which])
         counts += np.bincount(pairs % counts.size, minlength=counts.size)
     return counts
 
 
-def occurrences(corpus: EncodedCorpus, table: NgramTable) -> np.ndarray:
-    """Occurrences (N,) of the n-grams of `table` in another corpus, made `like` the table's."""
-    counts = np.zeros(len(table.grams), dtype=np.int64)
-    for block in corpus.blocks():
-        counts += np.bincount(_known(block.code, table.code)[1], minlength=counts.size)
+def occurrences(corpus: CountedCorpus, table: NgramTable) -> np.ndarray:
+    """Occurrences (N,) of the n-grams of `table` in another corpus."""
+    return corpus.total(code_counts, operator.add, table.code)
+
+
+def code_counts(part: EncodedCorpus, codes: np.ndarray) -> np.ndarray:
+    counts = np.zeros(codes.size, dtype=np.int64)
+    for block in part.blocks():
+        counts += np.bincount(_known(block.code, codes)[1], minlength=counts.size)
     return counts
 
 
@@ -192,19 +236,19 @@ def _once_a_solution(code: np.ndarray, solution: np.ndarray) -> np.ndarray:
     return np.unique(code ^ _mix(solution.astype(np.uint64)), return_index=True)[1]
 
 
-def _count(block: Block) -> tuple[np.ndarray, ...]:
-    """code, df, tf, early, and start and size of an example, one entry a distinct n-gram."""
+def _count(block: Block, number: int) -> tuple[np.ndarray, ...]:
+    """code, df, tf, early, and part, start and size of an example, one entry a distinct n-gram."""
     code, first, which, tf = np.unique(block.code, return_index=True, return_inverse=True, return_counts=True)
     df = np.bincount(which[_once_a_solution(block.code, block.solution)], minlength=code.size)
     early = np.bincount(which, weights=block.early, minlength=code.size).astype(np.int64)
-    return code, df, tf, early, block.start[first], block.size[first]
+    return code, df, tf, early, np.full(code.size, number), block.start[first], block.size[first]
 
 
 def _merge(one: tuple, other: tuple) -> tuple:
     joined = [np.concatenate(pair) for pair in zip(one, other, strict=True)]
     code, first, which = np.unique(joined[0], return_index=True, return_inverse=True)
     sums = [np.bincount(which, weights=a, minlength=code.size).astype(np.int64) for a in joined[1:4]]
-    return code, *sums, joined[4][first], joined[5][first]
+    return code, *sums, *(place[first] for place in joined[4:])
 
 
 def _mix(values: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ order, so differences are paired.
 from __future__ import annotations
 
 import math
+import os
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -17,6 +18,8 @@ from typing import NamedTuple
 from hicra.dynamics.step_table import effective_weight
 from hicra.errors import HicraError
 from hicra.files import write_atomic
+from hicra.spread import OnRay
+from hicra.study import ray_runs
 from hicra.study.launch import Job, train_all
 from hicra.study.profiles import Profile, get_profile
 from hicra.study.record.run_folder import RECORDS, RunError, RunFolder, run_folders
@@ -173,19 +176,30 @@ def run_experiments(
     *,
     profile: str,
     report: Callable[[str], None],
-    workers: int,
+    workers: int | None = None,
+    spread: OnRay | None = None,
     **overrides,
 ) -> None:
     """Make the runs whose record is not yet in `records`, and copy each record there as it ends.
 
-    Runs grow in `root` and are resumed from there. Raises HicraError for an unknown condition, and as
-    `train_all`; a record in `records` made with other settings is refused too.
+    Runs grow in `root` and are resumed from there; `spread` makes them on its nodes, from where every sealed
+    checkpoint comes back to `root`. Raises HicraError for an unknown condition, and as `train_all`; a record
+    in `records` made with other settings is refused too.
     """
     records = Path(records)
     yoked = [name for name in names if "yoked" in name]
     if yoked and len(yoked) < len(names):  # they need the records of the others
         for part in ([name for name in names if name not in yoked], yoked):
-            run_experiments(root, records, part, profile=profile, report=report, workers=workers, **overrides)
+            run_experiments(
+                root,
+                records,
+                part,
+                profile=profile,
+                report=report,
+                workers=workers,
+                spread=spread,
+                **overrides,
+            )
         return
     jobs = list(experiment_jobs(root, names, profile=profile, records=records, **overrides))
     missing = []
@@ -193,8 +207,11 @@ def run_experiments(
         record = RunFolder(records / job.folder.path.name)
         job.plan.check(record)
         missing += [] if record.finished else [job]
-    report(forecast(records, len(missing), len(jobs), workers))
-    _refuse_two_samplers([RunFolder(records / job.folder.path.name) for job in jobs], missing)
+    at_once = workers or os.cpu_count() or 1
+    if spread and missing and not workers:
+        at_once = ray_runs.places(spread.nodes, missing[0].plan.profile)
+    report(forecast(records, len(missing), len(jobs), at_once))
+    _refuse_two_samplers([RunFolder(records / job.folder.path.name) for job in jobs], missing, spread)
 
     def keep(job: Job) -> None:
         export(job.folder, records)
@@ -203,10 +220,13 @@ def run_experiments(
     for job in missing:
         if job.folder.finished:
             keep(job)
-    train_all(missing, report=report, finished=keep, workers=workers)
+    if spread:
+        ray_runs.train_on_cluster(missing, spread, report=report, finished=keep, workers=workers)
+    else:
+        train_all(missing, report=report, finished=keep, workers=workers)
 
 
-def _refuse_two_samplers(records: Sequence[RunFolder], missing: Sequence[Job]) -> None:
+def _refuse_two_samplers(records: Sequence[RunFolder], missing: Sequence[Job], spread: OnRay | None) -> None:
     """RunError for records that could not be compared with the runs that are missing."""
     made = [run for run in [*records, *(job.folder for job in missing)] if run.finished]
     wanted = [job for job in missing if not job.folder.finished]
@@ -214,7 +234,8 @@ def _refuse_two_samplers(records: Sequence[RunFolder], missing: Sequence[Job]) -
         return
     from hicra.study.policy.rollouts import sampler_of
 
-    here = sampler_of(wanted[0].plan.profile)
+    profile = wanted[0].plan.profile
+    here = ray_runs.sampler_there(spread, profile) if spread else sampler_of(profile)
     if other := [run for run in made if run.sampler != here]:
         raise RunError(
             f"{len(other)} records, such as {other[0].path}, were sampled by {other[0].sampler!r}; the "

@@ -82,15 +82,15 @@ def train_all(
                 running[job] = start(job.plan, job.folder.path, taken[job])
             time.sleep(POLL_SECONDS)
             report(status([job.folder for job in running]))
-            for job in [job for job, process in running.items() if _ended(process, job.folder)]:
+            for job in [job for job, process in running.items() if ended(process, job.folder)]:
                 del running[job]
                 free.append(taken.pop(job))
                 finished(job)
     finally:
-        _end(running.values())
+        end(running.values())
 
 
-def _end(processes: Collection[subprocess.Popen]) -> None:
+def end(processes: Collection[subprocess.Popen]) -> None:
     """End processes and wait for them, so that their folders are free."""
     for process in processes:
         process.terminate()
@@ -163,7 +163,8 @@ def start(plan: RunPlan, folder: Path, place: Mapping[str, str] = MappingProxyTy
         )
 
 
-def _ended(process: subprocess.Popen, folder: RunFolder) -> bool:
+def ended(process: subprocess.Popen, folder: RunFolder) -> bool:
+    """Whether a run's process has ended; RunError with the end of its log where it failed."""
     if process.poll() is None:
         return False
     if process.returncode:

@@ -77,8 +77,7 @@ def _grown(options) -> str:
     texts = list(_corpus(options, options.solutions))
     chosen = random.Random(0).choices(range(len(texts)), k=options.times * len(texts))
     started = time.perf_counter()
-    with EncodedCorpus(texts[i] for i in chosen) as corpus:
-        frequent_ngrams(corpus, len(chosen) // 100)
+    frequent_ngrams(EncodedCorpus(texts[i] for i in chosen), len(chosen) // 100)
     counting = time.perf_counter() - started
     row = {
         "times": options.times,
@@ -123,12 +122,10 @@ def _jaccard(a: Lexicon, b: Lexicon) -> float:
 def conditions(options) -> pd.DataFrame:
     """The hicra preset with each condition left out, others tried, on the labelled tuning set."""
     sizes, min_share = contrast.SIZES, contrast.MIN_SHARE
-    with (
-        EncodedCorpus(_corpus(options, options.solutions), sizes) as corpus,
-        EncodedCorpus(_background(options), sizes, like=corpus) as short,
-    ):
-        table = frequent_ngrams(corpus, max(2, round(0.02 * len(corpus))))
-        bits = contrast.contrast(table, corpus, short)
+    corpus = EncodedCorpus(_corpus(options, options.solutions), sizes)
+    short = EncodedCorpus(_background(options), sizes)
+    table = frequent_ngrams(corpus, max(2, round(0.02 * len(corpus))))
+    bits = contrast.contrast(table, corpus, short)
     early, share = table.early / table.tf, table.df / len(corpus)
     wording = np.array(
         [not any(w.isdigit() or len(w) == 1 and w not in "ai" for w in g.split()) for g in table.grams]

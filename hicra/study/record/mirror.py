@@ -65,11 +65,16 @@ def _keep(runs: Path, mirror: Path, report: Callable[[str], None], wrong: list[s
 def update(runs: Path, mirror: Path) -> None:
     """Write what is new: finished runs, else the newest sealed checkpoint of each run. Raises OSError."""
     for run in run_folders(runs):
-        newest = next(iter(sealed(run.path / "checkpoints")), None)
-        if run.finished:
-            _write(run, mirror / run.path.name / FINISHED, _without_checkpoints(run))
-        elif newest:
-            _write(run, mirror / run.path.name / f"step-{step_of(newest)}.tar", [newest, *_records(run)])
+        update_run(run, mirror / run.path.name)
+
+
+def update_run(run: RunFolder, folder: Path) -> None:
+    """The same for one run, into its own folder of a mirror."""
+    newest = next(iter(sealed(run.path / "checkpoints")), None)
+    if run.finished:
+        _write(run, folder / FINISHED, _without_checkpoints(run))
+    elif newest:
+        _write(run, folder / f"step-{step_of(newest)}.tar", [newest, *_records(run)])
 
 
 def _without_checkpoints(run: RunFolder) -> list[Path]:
@@ -95,7 +100,7 @@ def _write(run: RunFolder, target: Path, parts: list[Path]) -> None:
         os.replace(partial, target)
     except tarfile.TarError as error:
         raise OSError(f"{run.path.name}: {error}") from error
-    known = _newest_first(target.parent)
+    known = newest_first(target.parent)
     # What is newer than the target is not whole, or of a run since begun anew.
     kept = known[known.index(target) :][:KEPT]
     for path in {*known, *target.parent.glob("*.partial")}.difference(kept):
@@ -111,7 +116,8 @@ def _holds(archive: Path, run: RunFolder) -> bool:
         return False
 
 
-def _newest_first(folder: Path) -> list[Path]:
+def newest_first(folder: Path) -> list[Path]:
+    """The files of a run's folder in a mirror: the finished run, else checkpoints, the newest first."""
     steps = sorted(folder.glob("step-*.tar"), key=lambda p: int(p.stem.partition("-")[2]), reverse=True)
     return [*folder.glob(FINISHED), *steps]
 
@@ -120,7 +126,7 @@ def restore(runs: Path, mirror: Path) -> Iterator[str]:
     """Fetch the runs of which there is nothing in `runs`; a line for each file fetched or passed over."""
     for folder in sorted(path for path in mirror.glob("*") if path.is_dir()):
         local = RunFolder(runs / folder.name)
-        for archive in [] if local.manifest_path.exists() else _newest_first(folder):
+        for archive in [] if local.manifest_path.exists() else newest_first(folder):
             if _extract(archive, local.path):
                 yield f"{folder.name} goes on from {archive}"
                 break
