@@ -175,6 +175,7 @@ BOXED = (
     "<|im_start|>system\nPlease reason step by step, and put your final answer within \\boxed{}.<|im_end|>\n"
     "<|im_start|>user\n{problem}<|im_end|>\n<|im_start|>assistant\n"
 )
+NO_MODEL = ", not a language model"  # how the worlds of small models on made problems end
 PROFILES = {
     "sandbox": Profile(
         name="sandbox",
@@ -362,4 +363,5 @@ def _world(name: str, problem_set: str | tuple[str, ...]) -> str:
     if problem_set == own.problem_set:
         return own.world
     told = f"{own.world.partition(' on ')[0]} on {sources.set_title(problem_set)}"
-    return told + ", not a language model" * own.world.endswith("not a language model")
+    no_model = problem_set in sources.MADE and own.world.endswith(NO_MODEL)
+    return told + NO_MODEL * no_model
