@@ -6,6 +6,7 @@ import pytest
 
 from hicra.study.problems.problem_sets import ProblemError, named_sets, read_set, samples_of, set_name
 from hicra.study.profiles import PROFILES
+from hicra.study.sources import MADE
 
 ROW = {
     "problem": "p",
@@ -39,7 +40,7 @@ def test_every_set_is_pinned_to_a_commit_or_wants_a_file():
 def test_the_profiles_name_sets_that_there_are():
     for profile in PROFILES.values():
         named = [*profile.benchmarks, *profile.problem_set.split("+")]
-        assert set(named) - {"sandbox"} <= set(named_sets()), profile.name
+        assert set(named) - set(MADE) <= set(named_sets()), profile.name
 
 
 def test_the_papers_samples():

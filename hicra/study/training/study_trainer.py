@@ -35,6 +35,8 @@ class StudyMixin(DynamicsMixin, HicraMixin):
     that credit other tokens are still measured alike.
     """
 
+    _inputs: dict[str, Tensor] | None = None  # the pass's, where CpuStepMixin keeps them
+
     def __init__(
         self,
         *args,
@@ -89,16 +91,17 @@ class StudyMixin(DynamicsMixin, HicraMixin):
 
     def _get_per_token_logps_and_entropies(self, *args, **kwargs):
         made = super()._get_per_token_logps_and_entropies(*args, **kwargs)
-        if torch.is_grad_enabled() and self.state.global_step % NORMS_EVERY == 0:
-            self._norms(made[0])
+        if self._inputs and torch.is_grad_enabled() and self.state.global_step % NORMS_EVERY == 0:
+            self._norms(made[0], self._inputs)
         return made
 
-    def _norms(self, logps: Tensor) -> None:
+    def _norms(self, logps: Tensor, batch: dict[str, Tensor]) -> None:
         """Record the gradient's norms by class, where one pass of one process holds the whole step."""
         if self.args.gradient_accumulation_steps == self.accelerator.num_processes == 1:
-            batch, weights = self._inputs, self.model.parameters()
             plain, planning = batch["plain_advantages"], batch["observed_planning"]  # (B,), (B, T)
-            self.recorder.row |= class_gradient_norms(weights, logps, plain, planning, own_tokens(batch))
+            self.recorder.row |= class_gradient_norms(
+                self.model.parameters(), logps, plain, planning, own_tokens(batch)
+            )
 
     def _weight(self) -> float | None:
         """Of planning credit in this step, for the arms that have one."""
