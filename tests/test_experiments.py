@@ -63,16 +63,7 @@ def test_a_yoked_run_has_the_weights_that_hicra_had(tmp_path):
 
 def test_the_yoked_are_made_when_those_they_follow_are_there(tmp_path, trained, monkeypatch):
     monkeypatch.setattr(experiments, "weights_of", lambda steps, alpha: (0.9,))
-    lines = []
-    run_experiments(
-        tmp_path / "runs",
-        tmp_path / "records",
-        ["yoked", "hicra"],
-        profile="families",
-        report=lines.append,
-        workers=1,
-        seeds=[0],
-    )
+    _run(tmp_path, ["yoked", "hicra"], profile="families", seeds=[0])
     assert trained == ["hicra-seed0", "yoked-seed0"]
 
 
@@ -111,18 +102,11 @@ def trained(monkeypatch):
     return asked
 
 
-def _run(tmp_path, **overrides):
+def _run(tmp_path, names=("grpo", "hicra"), **overrides):
     lines = []
-    run_experiments(
-        tmp_path / "runs",
-        tmp_path / "records",
-        ["grpo", "hicra"],
-        profile="sandbox",
-        report=lines.append,
-        workers=2,
-        seeds=[0, 1],
-        **overrides,
-    )
+    settings = {"profile": "sandbox", "seeds": [0, 1]} | overrides
+    folders = (tmp_path / "runs", tmp_path / "records")
+    run_experiments(*folders, names, report=lines.append, workers=2, **settings)
     return lines
 
 

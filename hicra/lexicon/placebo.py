@@ -45,8 +45,7 @@ def placebo_lexicon(
             places[gram].update(words)
             counts[gram] += 1
     target, others = len(covered_by_it), sorted(places)
-    n_words = sum(len(run) for text in texts for run in segments(text))
-    shared = target * target // n_words if at_chance else target
+    shared = target * target // _n_words(texts) if at_chance else target
     frequencies = np.array([counts[gram] for gram in others], dtype=float)
     for power in POWERS:
         order = _draw(frequencies**power, seed)
@@ -73,6 +72,10 @@ def placebo_lexicon(
         "counts": {"covered_words": covered, "covered_by_the_real_one": target},
     }
     return Lexicon.from_grams(chosen, name, provenance=facts)
+
+
+def _n_words(texts: Iterable[str]) -> int:
+    return sum(len(run) for text in texts for run in segments(text))
 
 
 def _draw(weights: np.ndarray, seed: int) -> np.ndarray:

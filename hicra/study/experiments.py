@@ -1,8 +1,8 @@
 """The experiments of the two made worlds: which runs the paper's figures, controls and claims need.
 
 A condition is an arm with settings. Its name is the `arm` of tables and figures and the first part of
-its run folder's name. Every condition has the same seeds and every seed the same problems in the same
-order, so differences are paired.
+its run folder's name. A seed has the same problems in the same order in every condition, so differences are
+paired; in the second world some conditions have fewer seeds.
 """
 
 from __future__ import annotations

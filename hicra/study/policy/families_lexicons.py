@@ -7,9 +7,7 @@ clustering) are made from the base policy's correct solutions, and the placebo f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from hicra.study.policy.rollouts import Rollout, base_rollouts, lexicon_of
+from hicra.study.policy.rollouts import base_rollouts, lexicon_of
 
 from hicra.lexicon.lexicon import Lexicon
 from hicra.lexicon.placebo import placebo_lexicon
@@ -32,12 +30,8 @@ def constructed() -> Lexicon:
 
 def families_lexicons(profile: Profile) -> list[Lexicon]:
     """All four, from `profile.lexicon_rollouts` solutions of its base policy."""
-    return made_of(base_rollouts(profile, profile.lexicon_rollouts, seed=0), profile)
-
-
-def made_of(rollouts: Sequence[Rollout], profile: Profile) -> list[Lexicon]:
-    main = constructed()
+    main, rollouts = constructed(), base_rollouts(profile, profile.lexicon_rollouts, seed=0)
     recipes = [lexicon_of(rollouts, profile, f"{NAME}-recipe{seed}", seed) for seed in (0, 1)]
-    correct = [r.text for r in rollouts if r.correct]
+    correct = (r.text for r in rollouts if r.correct)
     placebo = placebo_lexicon(main, correct, seed=0, name=f"{NAME}-placebo", at_chance=True)
     return [main, *recipes, placebo]
