@@ -21,16 +21,16 @@ import typer
 from hicra.errors import HicraError
 from hicra.files import check_file, check_folder, data_root, study_data
 
-PROFILES = "sandbox, families, smollm2, colab or paper"
+PROFILES = "families, smollm2, colab or paper"
 ARMS = (
     "grpo, hicra, high_entropy, entropy_reg, symmetric, weighted, yoked, scaled, hicra_all, scaled_all, "
-    "fork_mask, entropy_shaped, released or gated"
+    "fork_mask, entropy_shaped or released"
 )
 EPILOG = """
 Three commands to begin with:
 
 \b
-  hicra study                       train GRPO and HICRA in the sandbox
+  hicra study                       train GRPO and HICRA in a made world
   hicra preflight --profile colab   is this machine ready for a profile?
   hicra lexicon --solutions mine.jsonl --any-answer --out mine.json
                                     Strategic Grams of your own solutions
@@ -138,7 +138,7 @@ def _options(
 
 @app.command()
 def study(
-    profile: Profile = "sandbox",
+    profile: Profile = "families",
     overrides: Overrides = "{}",
     only: Annotated[
         list[str] | None,
@@ -168,7 +168,7 @@ def notebooks() -> None:
 
 
 @app.command()
-def preflight(profile: Profile = "sandbox", overrides: Overrides = "{}") -> None:
+def preflight(profile: Profile = "families", overrides: Overrides = "{}") -> None:
     """Is this machine ready for a profile?"""
     _need_clone()
     from hicra.study.training.preflight import checks
@@ -184,7 +184,7 @@ def train(
     arm: Annotated[str, typer.Option(help=f"{ARMS}.")],
     seed: Annotated[int, typer.Option(help="Decides problems, their order and every draw.")],
     out: Annotated[Path, typer.Option(help="The run's folder.", callback=_folder)],
-    profile: Profile = "sandbox",
+    profile: Profile = "families",
     overrides: Overrides = "{}",
 ) -> None:
     """Train one arm with one seed; resumes.
@@ -201,12 +201,10 @@ def train(
 
 @app.command()
 def experiments(
-    profile: Profile = "sandbox",
+    profile: Profile = "families",
     conditions: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="NAME", help="Conditions to run; all in sandbox and families, else grpo and hicra."
-        ),
+        typer.Option(metavar="NAME", help="Conditions to run; all of families, else grpo and hicra."),
     ] = None,
     runs: Annotated[
         Path | None,
@@ -215,7 +213,7 @@ def experiments(
     records: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of finished records; data/experiments, data/families/records or data/PROFILE.",
+            help="Folder of finished records; data/families/records or data/PROFILE.",
             callback=_folder,
         ),
     ] = None,
@@ -232,15 +230,14 @@ def experiments(
     checkpoint comes back to --runs at once; there a run whose node was lost goes on from, on another node.
     """
     _need_clone()
-    from hicra.study.experiments import SUITES, run_experiments, suite_of
+    from hicra.study.experiments import CONDITIONS, WORLD, records_of, run_experiments
 
-    suite = suite_of(profile)
-    runs = runs or Path("runs") / suite.place
+    runs = runs or Path("runs") / records_of(profile)
     with _spread(on) as spread, _mirrored(runs, mirror):
         run_experiments(
             runs,
-            records or data_root() / suite.place,
-            tuple(conditions or (suite.conditions if profile in SUITES else ("grpo", "hicra"))),
+            records or data_root() / records_of(profile),
+            tuple(conditions or (CONDITIONS if profile == WORLD else ("grpo", "hicra"))),
             profile=profile,
             report=_every(30),
             workers=workers,
@@ -256,7 +253,7 @@ def figures(
     ] = None,
     models: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FOLDER", help="Records of other models; the committed ones if not given."),
+        typer.Option(metavar="FOLDER", help="Records of other models, each a section of its own."),
     ] = None,
     claims: Annotated[
         Path | None, typer.Option(help="Claims with their rules; the study's own if not given.")
@@ -270,24 +267,18 @@ def figures(
     No model and no network are needed.
     """
     _need_clone()
-    from hicra.study.experiments import CONDITIONS, FAMILIES
-    from hicra.study.figures.families import build_page
+    from hicra.study.experiments import CONDITIONS
     from hicra.study.figures.gallery import build_gallery
 
     written = build_gallery(
-        records or study_data("experiments"),
-        claims or study_data("claims.yaml"),
+        records or study_data("families/records"),
+        claims or study_data("families/claims.yaml"),
         out,
-        tuple(CONDITIONS),
-        models=models or [study_data("smollm2")],
+        pilots=study_data("families/pilots"),
+        order=tuple(CONDITIONS),
+        models=models or (),
     )
     print(f"{len(written)} files in {out}")
-    second = data_root() / "families"
-    if not records and (second / "records").is_dir():
-        page = build_page(
-            second / "records", second / "pilots", second / "claims.yaml", out / "families", FAMILIES
-        )
-        print(f"{len(page)} files in {out / 'families'}")
 
 
 @app.command()
@@ -342,37 +333,11 @@ def judge(
 ) -> None:
     """Test a language model as judge of failures.
 
-    Its labels are compared with the sandbox's exact ones.
+    Its labels are compared with the exact ones of made problems.
     """
     from hicra.study.verdicts.llm_judge import judge_records
 
     print(judge_records(records, model=model, base_url=base_url))
-
-
-@app.command()
-def calibrate(
-    runs: Runs = Path("runs"),
-    out: Annotated[Path, typer.Option(help="The table, as CSV.", callback=_file)] = Path(
-        "data/sandbox/calibration.csv"
-    ),
-) -> None:
-    """Measure what GRPO gains in the sandbox."""
-    _need_clone()
-    from hicra.study.calibration import calibrate as table
-
-    print(table(runs, out, report=print).to_string(index=False))
-
-
-@app.command("sandbox-base")
-def sandbox_base(
-    out: Annotated[Path, typer.Option(help="Folder for the base policies.", callback=_folder)] = Path(
-        "data/sandbox"
-    ),
-) -> None:
-    """Train the sandbox's base policies."""
-    from hicra.study.policy.sandbox_pretraining import train_base
-
-    train_base(out)
 
 
 @app.command("families-base")
@@ -382,9 +347,9 @@ def families_base(
     ),
 ) -> None:
     """Train the base policies of the families' world."""
-    from hicra.study.policy.families_pretraining import train_families_base
+    from hicra.study.policy.families_pretraining import train_base
 
-    train_families_base(out)
+    train_base(out)
 
 
 @app.command("families-lexicon")
@@ -393,43 +358,22 @@ def families_lexicon(
         "data/lexicons"
     ),
 ) -> None:
-    """Build the lexicons of the families' world."""
+    """Build the lexicons of the families' world, and score them."""
     _need_clone()
     from hicra.study.policy.families_lexicons import families_lexicons
+    from hicra.study.policy.rollouts import base_rollouts, score_on_true_spans
 
     from hicra.study.profiles import get_profile
 
-    for made in families_lexicons(get_profile("families")):
+    profile = get_profile("families")
+    unseen = base_rollouts(profile, 512, seed=1)
+    for made in families_lexicons(profile):
         made.save(out / f"{made.name}.json")
-        print(f"{len(made)} grams in {out / made.name}.json")
-
-
-@app.command("sandbox-lexicon")
-def sandbox_lexicon(
-    out: Annotated[
-        Path, typer.Option(help="The lexicon's file; its placebo is written beside it.", callback=_file)
-    ] = Path("data/lexicons/sandbox.json"),
-    profile: Profile = "sandbox",
-    overrides: Overrides = "{}",
-) -> None:
-    """Build the sandbox's lexicon and its placebo.
-
-    By the paper's recipe, from the base policy's solutions.
-    """
-    _need_clone()
-    from hicra.study.policy.rollouts import base_rollouts, lexicon_of
-
-    from hicra.lexicon.placebo import placebo_lexicon
-    from hicra.study.profiles import get_profile
-
-    settings = get_profile(profile, **overrides)
-    rollouts = base_rollouts(settings, settings.lexicon_rollouts, seed=0)
-    lexicon = lexicon_of(rollouts, settings, out.stem)
-    texts = (r.text for r in rollouts if r.correct)
-    placebo = placebo_lexicon(lexicon, texts, seed=0, name=f"{out.stem}-placebo")
-    for made, path in ((lexicon, out), (placebo, out.with_stem(placebo.name))):
-        made.save(path)
-        print(f"{len(made)} grams in {path}")
+        score = score_on_true_spans(made, unseen, profile)
+        print(
+            f"{len(made)} grams in {out / made.name}.json: of planning tokens in 512 other solutions precision "
+            f"{score.precision:.2f}, recall {score.recall:.2f}, F1 {score.f1:.2f}"
+        )
 
 
 # --- the method ------------------------------------------------------------------------------------

@@ -147,15 +147,6 @@ def released(rollouts: Rollouts, alpha: float) -> Tensor:
     return hicra_advantages(rollouts.advantages, chosen, alpha)  # (B, T)
 
 
-def gated(rollouts: Rollouts, alpha: float) -> Tensor:
-    """HICRA only in correct completions longer than their group's mean.
-
-    An earlier reading of what `released` is now. It stays for the run records that were made with it.
-    """
-    chosen = rollouts.planning_mask & _long_and_correct(rollouts)[:, None]  # (B, T)
-    return hicra_advantages(rollouts.advantages, chosen, alpha)  # (B, T)
-
-
 ARMS: dict[str, Callable[[Rollouts, float], Tensor]] = {
     "grpo": grpo,
     "hicra": hicra,  # a placebo is this with another lexicon, the oracle this with the true spans
@@ -170,7 +161,6 @@ ARMS: dict[str, Callable[[Rollouts, float], Tensor]] = {
     "fork_mask": fork_mask,
     "entropy_shaped": entropy_shaped,
     "released": released,
-    "gated": gated,
 }
 
 

@@ -20,8 +20,8 @@ from trl import GRPOConfig, GRPOTrainer
 
 from hicra import Lexicon, PlanningTagger
 from hicra.files import data_root
+from hicra.study.problems.families import problems, worked_solution
 from hicra.study.problems.grading import grade
-from hicra.study.problems.sandbox import problems, worked_solution
 from hicra.study.training.cpu_step import CpuStepMixin
 from hicra.study.training.process import certain_end
 from hicra.study.training.study_trainer import _from_all
@@ -67,7 +67,7 @@ def verified(completions, answer, **_):
 
 if __name__ == "__main__":
     OUT = Path(sys.argv[1])
-    model, tokenizer = unsloth_models.load_policy(data_root() / "sandbox/base", lora_rank=0, seed=0)
+    model, tokenizer = unsloth_models.load_policy(data_root() / "families/base", lora_rank=0, seed=0)
     arguments = GRPOConfig(
         output_dir=str(OUT / "trainer"),
         per_device_train_batch_size=GROUP * PROMPTS // int(os.environ["WORLD_SIZE"]),
@@ -93,7 +93,7 @@ if __name__ == "__main__":
         reward_funcs=verified,
         rollout_func=fixed_rollouts,
         callbacks=[KeepGradient()],
-        planning_tagger=PlanningTagger(Lexicon.load("sandbox"), tokenizer),
+        planning_tagger=PlanningTagger(Lexicon.load("families"), tokenizer),
         alpha=0.2,
     )
     assert trainer.training_pass == "own"

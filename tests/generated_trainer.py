@@ -77,7 +77,7 @@ class Kill(TrainerCallback):
 
 
 def train(arm: str, rows: int, iterations: int, name: str, killed_after: int) -> None:
-    profile = get_profile("sandbox", **SMALL, rows_per_pass=rows)
+    profile = get_profile("families", **SMALL, rows_per_pass=rows)
     make_trainer, make_config = training._make_trainer, training.grpo_config
 
     def config(*arguments, **options):
@@ -98,7 +98,7 @@ def configurations() -> dict[str, dict]:
     """Every arm's, of the profiles whose precision a CPU knows."""
     return {
         f"{name} {arm}": json.loads(training.grpo_config(get_profile(name), arm, 0, OUT).to_json_string())
-        for name in ("sandbox", "smollm2", "paper")
+        for name in ("families", "smollm2", "paper")
         for arm in ARMS
     }
 

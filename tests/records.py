@@ -3,7 +3,7 @@
 from hicra.lexicon.lexicon import Lexicon
 from hicra.study.record.run_folder import RunFolder
 
-GRAMS = Lexicon.load("sandbox").grams[:3]
+GRAMS = Lexicon.load("families").grams[:3]
 STEPS = 12
 
 
@@ -49,7 +49,7 @@ def rollout_row(step, completion="aba"):
 def write_record(root, arm, seed, *, accuracy=0.5, settings=None, completion="aba"):
     """A finished run of STEPS steps, evaluated at 0 (0.4) and at the end (`accuracy`)."""
     run = RunFolder(root / f"{arm}-seed{seed}")
-    own = {"arm": arm, "seed": seed, "steps": STEPS, "lexicon": "sandbox", "lexicon_sha256": "x"}
+    own = {"arm": arm, "seed": seed, "steps": STEPS, "lexicon": "families", "lexicon_sha256": "x"}
     run.open(settings or own, condition=arm, world="sandbox: a test, not a language model")
     for step in range(STEPS):
         run.append("steps.jsonl", step_row(step, up=accuracy - 0.5))

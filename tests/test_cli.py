@@ -125,8 +125,8 @@ def test_vllm_that_is_not_installed_is_one_line_before_anything_is_made(tmp_path
 def test_overrides_reach_the_profile_as_text_or_object():
     from hicra.study.profiles import get_profile
 
-    assert get_profile("sandbox", json.dumps({"steps": 7})).steps == 7
-    assert get_profile("sandbox", {"steps": 7}, group_size=4).group_size == 4
+    assert get_profile("families", json.dumps({"steps": 7})).steps == 7
+    assert get_profile("families", {"steps": 7}, group_size=4).group_size == 4
     for wrong in ("{steps: 7}", "[1]", "7"):
         with pytest.raises(HicraError, match="no JSON object"):
-            get_profile("sandbox", wrong)
+            get_profile("families", wrong)

@@ -139,7 +139,7 @@ def test_the_notebook_runs_beside_colabs_own_packages_and_leaves_them_alone(tmp_
         "repository": f"file://{ROOT}",
         "folder": str(content / "hicra"),
         "mirror": str(tmp_path / "drive/hicra"),
-        "profile": "sandbox",
+        "profile": "families",
         "overrides": smoke,
     }
     command = [colab, "-c", RUN_CELLS, ROOT / "notebooks/colab.ipynb", json.dumps(given)]
@@ -162,8 +162,8 @@ def test_the_notebook_runs_beside_colabs_own_packages_and_leaves_them_alone(tmp_
     assert "torch==2.13.0" in locks
 
     mirrored = {
-        str(p.relative_to(tmp_path / "drive/hicra/sandbox")) for p in (tmp_path / "drive").rglob("*.*")
+        str(p.relative_to(tmp_path / "drive/hicra/families")) for p in (tmp_path / "drive").rglob("*.*")
     }
     assert {"grpo-seed0/finished.tar", "notebooks/04_figures.ipynb"} <= mirrored
-    executed = nbformat.read(content / "hicra/runs/sandbox/notebooks/02_grpo_baseline.ipynb", as_version=4)
+    executed = nbformat.read(content / "hicra/runs/families/notebooks/02_grpo_baseline.ipynb", as_version=4)
     assert executed.metadata["language_info"]["version"] == ".".join(map(str, sys.version_info[:3]))

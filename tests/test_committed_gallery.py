@@ -2,9 +2,9 @@
 
 import pandas as pd
 import pytest
+from hicra.study.figures.families import build_page
 
 from hicra.study.experiments import CONDITIONS, DECIDING, FAMILIES
-from hicra.study.figures.families import build_page
 from hicra.study.figures.gallery import build_gallery
 from hicra.study.record.run_folder import run_folders
 from hicra.study.verdicts.claims import CONTRADICTED, REPLICATED, UNDECIDED, verdict_counts

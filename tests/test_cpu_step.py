@@ -31,7 +31,7 @@ SMALL = {
 
 
 def _trainer(folder, arm="hicra", **overrides):
-    plan = plan_run(get_profile("sandbox", **SMALL, **overrides), arm, 0)
+    plan = plan_run(get_profile("families", **SMALL, **overrides), arm, 0)
     record = RunFolder(folder / "run")
     record.open(plan.settings, condition=arm)
     trainer = run._make_trainer(plan, record)

@@ -98,7 +98,7 @@ def test_training_started_by_a_notebook_ends_with_the_study(root, tmp_path, sign
 def test_a_launcher_that_was_gone_before_is_noticed(tmp_path):
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    asked = {"launcher": gone.pid, "profile": "sandbox", "overrides": {}, "arm": "grpo", "seed": 0}
+    asked = {"launcher": gone.pid, "profile": "families", "overrides": {}, "arm": "grpo", "seed": 0}
     told = json.dumps({**asked, "condition": "grpo", "folder": str(tmp_path / "run")})
     done = subprocess.run(
         [sys.executable, "-m", process.__name__, told], capture_output=True, text=True, timeout=60

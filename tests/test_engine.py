@@ -32,13 +32,13 @@ pytestmark = pytest.mark.filterwarnings("default")
 
 @pytest.fixture(scope="module")
 def policy():
-    return unsloth_models.load_policy(data_root() / "sandbox/base", lora_rank=0, seed=0)
+    return unsloth_models.load_policy(data_root() / "families/base", lora_rank=0, seed=0)
 
 
 def test_sampling_does_not_hang_on_the_tokenizer_s_side(policy):
     # Unsloth turns the tokenizer to the right when training begins, and prompts differ in length.
     model, tokenizer = policy
-    prompts = [task.prompt for task in held_out_tasks(get_profile("sandbox", eval_problems=16))]
+    prompts = [task.prompt for task in held_out_tasks(get_profile("families", eval_problems=16))]
     generate = generation.policy_generator(model, tokenizer, max_new_tokens=8, temperature=1.0, seed=0)
     texts = {}
     for side in ("left", "right"):
@@ -71,7 +71,7 @@ def test_nothing_that_came_with_a_model_bends_its_samples(tmp_path, policy):
 
 
 def _tokenizer_with_turns():
-    tokenizer = AutoTokenizer.from_pretrained(data_root() / "sandbox/base")
+    tokenizer = AutoTokenizer.from_pretrained(data_root() / "families/base")
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
     return tokenizer
 
@@ -81,7 +81,7 @@ def _tokenizer_with_turns():
     [
         (get_profile("paper").prompt_template, "<|im_end|>"),
         ("<|im_start|>{problem}<|im_end|>\n<think>", "<|im_end|>"),
-        (get_profile("sandbox").prompt_template, None),
+        (get_profile("families").prompt_template, None),
         ("<|im_start|>user {problem}", None),
     ],
 )
@@ -97,7 +97,7 @@ def test_completions_end_on_a_turn_s_end_as_on_the_model_s_own(policy):
     before = model.generation_config.eos_token_id
     assert unsloth_models.ends(model, tokenizer) == [tokenizer.eos_token_id]
     try:
-        unsloth_models.end_on_turns(model, tokenizer, get_profile("sandbox").prompt_template)
+        unsloth_models.end_on_turns(model, tokenizer, get_profile("families").prompt_template)
         assert model.generation_config.eos_token_id == before  # no such mark
         unsloth_models.end_on_turns(model, tokenizer, get_profile("paper").prompt_template)
         turn = tokenizer.convert_tokens_to_ids("<|im_end|>")
@@ -153,7 +153,7 @@ def test_unsloth_is_told_what_is_trained_and_how_much_of_a_card_vllm_has(monkeyp
 
     monkeypatch.setattr(unsloth_models.unsloth.FastLanguageModel, "from_pretrained", from_pretrained)
     with pytest.raises(Told) as told:
-        unsloth_models.load_policy(data_root() / "sandbox/base", seed=0, **given)
+        unsloth_models.load_policy(data_root() / "families/base", seed=0, **given)
     [options] = told.value.args
     assert {name: options[name] for name in wanted} == wanted
     assert given.get("vllm", False) == ("gpu_memory_utilization" in options)

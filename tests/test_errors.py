@@ -48,19 +48,19 @@ def test_a_missing_file_is_also_pythons_own_error():
 
 MISTAKES = {
     "profile": lambda tmp: get_profile("laptop"),
-    "field": lambda tmp: get_profile("sandbox", step=3),
-    "value": lambda tmp: get_profile("sandbox", alpha=2),
-    "arm": lambda tmp: plan_run(get_profile("sandbox"), "hicro", 0),
-    "condition": lambda tmp: condition_profile("hicro", "sandbox"),
+    "field": lambda tmp: get_profile("families", step=3),
+    "value": lambda tmp: get_profile("families", alpha=2),
+    "arm": lambda tmp: plan_run(get_profile("families"), "hicro", 0),
+    "condition": lambda tmp: condition_profile("hicro", "families"),
     "lexicon": lambda tmp: Lexicon.load("nothing"),
-    "drop": lambda tmp: Lexicon.load("sandbox").drop(1.0, 0),
+    "drop": lambda tmp: Lexicon.load("families").drop(1.0, 0),
     "preset": lambda tmp: build_lexicon(["a text"], preset="poem"),
     "no solutions": lambda tmp: build_lexicon([]),
     "problem set": lambda tmp: read_set("gsm9k"),
     "file": lambda tmp: list(iter_jsonl(tmp / "none.jsonl")),
     "run folder": lambda tmp: RunFolder(tmp).manifest(),
-    "package": lambda tmp: base_folder(get_profile("sandbox", base="package:no_such_weights")),
-    "unpinned model": lambda tmp: base_folder(get_profile("sandbox", base="hub:owner/name")),
+    "package": lambda tmp: base_folder(get_profile("families", base="package:no_such_weights")),
+    "unpinned model": lambda tmp: base_folder(get_profile("families", base="hub:owner/name")),
 }
 
 

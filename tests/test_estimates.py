@@ -31,13 +31,13 @@ def test_parameters_are_counted_without_being_made():
 
 
 def test_the_memory_estimate_grows_with_what_it_counts():
-    small = memory_bytes(TINY, get_profile("sandbox"))
-    assert memory_bytes(TINY, get_profile("sandbox", group_size=16)) > small
-    assert memory_bytes(TINY, get_profile("sandbox", dtype="bfloat16")) < small
+    small = memory_bytes(TINY, get_profile("families"))
+    assert memory_bytes(TINY, get_profile("families", group_size=16)) > small
+    assert memory_bytes(TINY, get_profile("families", dtype="bfloat16")) < small
 
 
 def test_with_vllm_the_larger_side_of_the_card_decides():
-    alone, beside = (get_profile("sandbox", vllm=vllm, max_completion_length=9600) for vllm in (False, True))
+    alone, beside = (get_profile("families", vllm=vllm, max_completion_length=9600) for vllm in (False, True))
     assert memory_bytes(TINY, beside) == pytest.approx(
         (memory_bytes(TINY, alone) - 1480 * 4) / (1 - beside.gpu_memory_utilization)
     )  # activations outweigh the cache: the other half, without the weights
@@ -45,14 +45,14 @@ def test_with_vllm_the_larger_side_of_the_card_decides():
 
 def test_a_step_s_seconds_are_arithmetic_and_reading():
     profile = get_profile(
-        "sandbox", prompts_per_step=3, group_size=4, max_completion_length=50, dtype="bfloat16"
+        "families", prompts_per_step=3, group_size=4, max_completion_length=50, dtype="bfloat16"
     )
     assert generation.cache_bytes(TINY, 2) == 2 * 2 * 8 * 2  # keys and values, layers, width, bytes
     slow = Card(flops=1e6 / BUSY, bandwidth=1e6 / READ)
     operations = 6 * 1480 * 12 * 20
     read = 50 * 1480 * 2 + 12 * 20 * 20 / 2 * 64
     assert step_seconds(TINY, profile, slow, 20) == pytest.approx((operations + read) / 1e6)
-    anew = get_profile("sandbox", **{**profile.overrides(), "gradient_checkpointing": True})
+    anew = get_profile("families", **{**profile.overrides(), "gradient_checkpointing": True})
     more = step_seconds(TINY, anew, slow, 20) - step_seconds(TINY, profile, slow, 20)
     assert more == pytest.approx(2 * 1480 * 12 * 20 / 1e6)
 

@@ -32,7 +32,7 @@ SMOKE = {
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     return train(
-        plan_run(get_profile("sandbox", **SMOKE), "grpo", 0), tmp_path_factory.mktemp("run") / "grpo"
+        plan_run(get_profile("families", **SMOKE), "grpo", 0), tmp_path_factory.mktemp("run") / "grpo"
     )
 
 
@@ -60,7 +60,7 @@ def test_nothing_to_score_is_an_error(run, tmp_path):
 def adapter(tmp_path_factory):
     """A LoRA policy as a run saves it, whose adapter changes what the model says."""
     folder = tmp_path_factory.mktemp("policy")
-    model, tokenizer = unsloth_models.load_policy(data_root() / "sandbox/base", lora_rank=2, seed=0)
+    model, tokenizer = unsloth_models.load_policy(data_root() / "families/base", lora_rank=2, seed=0)
     torch.manual_seed(0)
     for name, weight in model.named_parameters():
         if "lora_B" in name:
@@ -88,7 +88,7 @@ def test_an_adapter_is_merged_in_a_process_of_its_own_before_vllm_starts(adapter
     monkeypatch.setattr(generation, "vllm_generator", engine)
     monkeypatch.setattr(evaluation, "in_own_process", process)
     monkeypatch.setattr(unsloth_models, "load_policy", None)  # nothing of it here, where vLLM wants the card
-    evaluation._generator(get_profile("sandbox"), folder, use_vllm=True)
+    evaluation._generator(get_profile("families"), folder, use_vllm=True)
     assert seen["process"] == "merge_adapter"
     torch.testing.assert_close(seen["logits"], logits, rtol=1e-4, atol=1e-4)
     assert (seen["stop"], seen["dtype"], seen["tokenizer"].eos_token) == ([], "float32", "<eos>")
@@ -98,7 +98,7 @@ def test_an_adapter_is_sampled_from_without_the_flags_of_training(adapter, monke
     load, asked = unsloth_models.load_policy, []
     monkeypatch.setattr(unsloth_models, "load_policy", lambda *a, **o: asked.append(o) or load(*a, **o))
     generate = evaluation._generator(
-        get_profile("sandbox", max_completion_length=4), adapter[0], use_vllm=False
+        get_profile("families", max_completion_length=4), adapter[0], use_vllm=False
     )
     assert len(generate(["Problem: What is 2 times 3?\nSolution:"])) == 1
     assert (asked[0]["lora_rank"], asked[0]["trained"]) == (0, False)

@@ -21,15 +21,15 @@ from tests.records import write_record
 
 
 def test_every_condition_is_a_run_that_could_start():
-    settings = [job.plan.settings for job in experiment_jobs("runs", tuple(CONDITIONS), profile="sandbox")]
+    settings = [job.plan.settings for job in experiment_jobs("runs", tuple(CONDITIONS), profile="families")]
     assert len(settings) == 5 * len(CONDITIONS) == 90
     assert {s["arm"] for s in settings} <= set(ARMS)
     different = [str({k: v for k, v in s.items() if k != "seed"}) for s in settings if s["seed"] == 10]
     assert len(set(different)) == len(CONDITIONS)
-    assert {s["lexicon_sha256"] for s in settings} == {Lexicon.load("sandbox").sha256}
+    assert {s["lexicon_sha256"] for s in settings} == {Lexicon.load("families").sha256}
     assert len({s["prompts_sha256"] for s in settings}) == 5  # arms of one seed see the same problems
     with pytest.raises(ValueError, match="unknown condition 'hicro'"):
-        condition_profile("hicro", "sandbox")
+        condition_profile("hicro", "families")
 
 
 def test_the_second_worlds_conditions_could_start_and_differ(tmp_path):
@@ -69,7 +69,7 @@ def test_the_yoked_are_made_when_those_they_follow_are_there(tmp_path, trained, 
 
 def test_every_committed_record_is_known_again_by_its_settings(root):
     records = root / "data" / "experiments"
-    for job in experiment_jobs(records, tuple(CONDITIONS), profile="sandbox"):
+    for job in experiment_jobs(records, tuple(CONDITIONS), profile="families"):
         job.plan.check(job.folder)
         assert job.folder.finished
         assert job.folder.condition == job.plan.condition
@@ -104,7 +104,7 @@ def trained(monkeypatch):
 
 def _run(tmp_path, names=("grpo", "hicra"), **overrides):
     lines = []
-    settings = {"profile": "sandbox", "seeds": [0, 1]} | overrides
+    settings = {"profile": "families", "seeds": [0, 1]} | overrides
     folders = (tmp_path / "runs", tmp_path / "records")
     run_experiments(*folders, names, report=lines.append, workers=2, **settings)
     return lines

@@ -2,7 +2,7 @@
 
 import random
 
-from hicra.study.policy.families_pretraining import train_families_base
+from hicra.study.policy.families_pretraining import train_base
 
 import pytest
 
@@ -165,7 +165,7 @@ def test_training_and_held_out_problems_are_disjoint_and_fixed():
 
 @pytest.mark.filterwarnings("default")
 def test_the_base_learns_skill_first_and_habit_after(tmp_path):
-    train_families_base(tmp_path, skill_steps=1, habit_steps=2, batch_size=2)
+    train_base(tmp_path, skill_steps=1, habit_steps=2, batch_size=2)
     skill, base = (tmp_path / name / "model.safetensors" for name in ("skill", "base"))
     assert skill.read_bytes() != base.read_bytes()
     assert 2 * base.stat().st_size < 12e6  # base and easy ship

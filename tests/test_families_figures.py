@@ -5,12 +5,12 @@ import shutil
 
 import pandas as pd
 import pytest
+from hicra.study.figures.families import PANELS, PARTS, arm_table, build_page, equation_effects, load_values
 
 from hicra.errors import HicraError
 from hicra.files import data_root
 from hicra.study.experiments import FAMILIES
 from hicra.study.figures import families
-from hicra.study.figures.families import PANELS, PARTS, arm_table, build_page, equation_effects, load_values
 
 WORLD = "families: a test, not a language model"
 

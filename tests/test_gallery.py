@@ -141,7 +141,7 @@ def test_table_2_judges_by_the_worlds_truth(tmp_path):
     write_record(tmp_path, "grpo", 10, completion=text)
     data = catalogue.load_experiments(tmp_path)
     table = tables.strategic_table(data.completions("grpo"), data.lexicon).set_index("kind")
-    assert table["phrases"].to_dict() == {"gram": len(Lexicon.load("sandbox").find(text)), "other": 1}
+    assert table["phrases"].to_dict() == {"gram": len(Lexicon.load("families").find(text)), "other": 1}
     assert table["strategic"].to_dict() == {"gram": 1.0, "other": 0.0}
     assert table["paper"].to_dict() == {"gram": 0.86, "other": 0.12}
     assert tables.strategic_table(data.completions("hicra"), data.lexicon).empty

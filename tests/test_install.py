@@ -128,7 +128,7 @@ def _snippets():
 
 def test_the_readmes_snippets_run_where_the_wheel_is_installed(full, tmp_path):
     """In one program, as a reader pastes them; a model of ours stands in for the one that would be fetched."""
-    program = "\n".join(_snippets()).replace("Qwen/Qwen2.5-0.5B-Instruct", str(ROOT / "data/sandbox/base"))
+    program = "\n".join(_snippets()).replace("Qwen/Qwen2.5-0.5B-Instruct", str(ROOT / "data/families/base"))
     (tmp_path / "pasted.py").write_text(program)
     environment = {
         "HOME": str(tmp_path),

@@ -41,7 +41,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
 def test_a_run_works_in_its_own_folder_where_unsloth_writes_its_files(monkeypatch, tmp_path):
     started = {}
     monkeypatch.setattr(launch.subprocess, "Popen", lambda command, **options: started.update(options))
-    plan = SimpleNamespace(profile=get_profile("sandbox"), arm="grpo", seed=0, condition="grpo")
+    plan = SimpleNamespace(profile=get_profile("families"), arm="grpo", seed=0, condition="grpo")
     launch.start(plan, tmp_path / "run", {"CUDA_VISIBLE_DEVICES": "1"})
     assert started["cwd"] == tmp_path / "run"
     assert started["env"]["PYTHONPATH"].split(os.pathsep)[0] == str(PACKAGE.parent)  # the same hicra

@@ -224,8 +224,8 @@ def test_every_shipped_lexicon_has_its_card(root, capsys):
         "general",
         "listing1",
         "released193",
-        "sandbox",
-        "sandbox-placebo",
+        "families",
+        "families-placebo",
         "skyt1-hicra",
         "skyt1-paper",
     ]

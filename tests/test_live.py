@@ -38,11 +38,11 @@ class Watched(DynamicsMixin, GRPOTrainer):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A trainer without and one with the mixin, after a step; the second wrote TensorBoard files too."""
-    profile = get_profile("sandbox", **SMALL)
+    profile = get_profile("families", **SMALL)
     found = {}
     for name, trainer_class in (
         ("plain", GRPOTrainer),
-        ("watched", partial(Watched, dynamics_lexicon="sandbox", match_to=5, token_metrics=True)),
+        ("watched", partial(Watched, dynamics_lexicon="families", match_to=5, token_metrics=True)),
     ):
         model, tokenizer = load_base(profile, lora_rank=0, seed=0)
         args = grpo_config(profile, "grpo", 0, tmp_path_factory.mktemp(name))
@@ -60,7 +60,7 @@ def trained(tmp_path_factory):
 
 def test_the_logged_numbers_are_those_of_the_batch(trained):
     logged, batch = trained["watched"].state.log_history[0], trained["watched"].batch
-    lexicon, tokenizer = Lexicon.load("sandbox"), trained["watched"].processing_class
+    lexicon, tokenizer = Lexicon.load("families"), trained["watched"].processing_class
     mask = batch["completion_mask"].bool()
     planning = PlanningTagger(lexicon, tokenizer)(batch["completion_ids"], mask)
     assert logged["dynamics/planning_share"] == pytest.approx(planning.sum().item() / mask.sum().item())
@@ -95,7 +95,7 @@ def test_watching_changes_nothing(trained):
 
 
 def test_beside_hicra_the_lexicon_is_the_credit_s(trained, tmp_path):
-    profile, tokenizer = get_profile("sandbox", **SMALL), trained["plain"].processing_class
+    profile, tokenizer = get_profile("families", **SMALL), trained["plain"].processing_class
     model = trained["plain"].model
 
     class Both(DynamicsMixin, HicraMixin, GRPOTrainer):
@@ -108,14 +108,14 @@ def test_beside_hicra_the_lexicon_is_the_credit_s(trained, tmp_path):
         args=grpo_config(profile, "hicra", 0, tmp_path),
         train_dataset=trained["plain"].train_dataset,
         reward_funcs=by_length,
-        planning_tagger=PlanningTagger(Lexicon.load("sandbox"), tokenizer),
+        planning_tagger=PlanningTagger(Lexicon.load("families"), tokenizer),
     )
-    assert make().gram_finder.lexicon == Lexicon.load("sandbox")
+    assert make().gram_finder.lexicon == Lexicon.load("families")
     assert make(dynamics_lexicon="listing1").gram_finder.lexicon == Lexicon.load("listing1")
 
 
 def test_what_a_tool_wrote_is_not_counted(trained):
-    watched, lexicon = trained["watched"], Lexicon.load("sandbox")
+    watched, lexicon = trained["watched"], Lexicon.load("families")
     ids = watched.processing_class(f"{lexicon.grams[0]}\n", return_tensors="pt")["input_ids"].repeat(
         1, 2
     )  # (1, T)

@@ -21,13 +21,13 @@ PLAUSIBLE = 1e-3  # p-value under which a fixed seed would have to be unlucky
 
 @pytest.fixture(scope="module")
 def policy():
-    return unsloth_models.load_policy(data_root() / "sandbox/base", lora_rank=0, seed=0)
+    return unsloth_models.load_policy(data_root() / "families/base", lora_rank=0, seed=0)
 
 
 @pytest.fixture(scope="module")
 def prompts(policy):
     """Token ids of six problems, of several lengths."""
-    tasks = held_out_tasks(get_profile("sandbox", eval_problems=6))
+    tasks = held_out_tasks(get_profile("families", eval_problems=6))
     return policy[1]([task.prompt for task in tasks])["input_ids"]
 
 
@@ -231,7 +231,7 @@ def _refused_with_its_own(model, settings):
 
 def test_completions_of_text_come_in_the_order_of_their_prompts(policy, monkeypatch):
     options = {"max_new_tokens": 48, "temperature": 0.0, "seed": 0}
-    texts = [task.prompt for task in held_out_tasks(get_profile("sandbox", eval_problems=7))]
+    texts = [task.prompt for task in held_out_tasks(get_profile("families", eval_problems=7))]
     own = generation.text_generator(*policy, **options)(texts)
     monkeypatch.setattr(llama_sampler, "refusal", lambda *given: "asked to")
     assert generation.text_generator(*policy, **options)(texts) == own

@@ -290,7 +290,7 @@ def scorer():
     pytest.importorskip("torch")
     from hicra.dynamics.scoring import Scorer
 
-    return Scorer("data/sandbox/base", temperature=0.7)
+    return Scorer("data/families/base", temperature=0.7)
 
 
 def test_a_checkpoint_scores_each_rollout_as_it_stands_alone(scorer):

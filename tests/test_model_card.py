@@ -17,7 +17,7 @@ COMMIT = "a" * 40
 
 
 def _finished(tmp_path, **settings):
-    own = {**get_profile("sandbox").settings(), "arm": "hicra", "seed": 3, "lexicon_sha256": "x", **settings}
+    own = {**get_profile("families").settings(), "arm": "hicra", "seed": 3, "lexicon_sha256": "x", **settings}
     run = write_record(tmp_path, "hicra", 3, accuracy=0.625, settings=own)
     manifest = run.manifest() | {"versions": {"trl": "1.15.0"}}
     run.manifest_path.write_text(json.dumps(manifest))

@@ -31,7 +31,7 @@ def test_credit_needs_torch_and_nothing_else(root):
 @pytest.fixture(scope="module")
 def snippets(root):
     found = re.findall(r"```python\n(.*?)```", (root / "docs" / "other_trainers.md").read_text(), re.DOTALL)
-    return [snippet.replace("Qwen/Qwen3-4B-Base", str(root / "data/sandbox/base")) for snippet in found]
+    return [snippet.replace("Qwen/Qwen3-4B-Base", str(root / "data/families/base")) for snippet in found]
 
 
 @pytest.fixture

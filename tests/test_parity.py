@@ -17,7 +17,7 @@ TOLERANCE = 1e-4
 def found(tmp_path_factory):
     if torch.cuda.is_available():
         pytest.skip("on a GPU `make gpu` says more")
-    return both_engines(data_root() / "sandbox/base", tmp_path_factory.mktemp("parity"))
+    return both_engines(data_root() / "families/base", tmp_path_factory.mktemp("parity"))
 
 
 def test_both_ways_to_load_a_model_give_the_same_steps(found):

@@ -7,7 +7,7 @@ import pytest
 from hicra.lexicon.lexicon import Lexicon
 from hicra.lexicon.placebo import placebo_lexicon
 from hicra.study.problems import families
-from hicra.study.problems.sandbox import problems, worked_solution
+from hicra.study.problems.families import problems, worked_solution
 from hicra.words import segments
 
 
@@ -83,6 +83,6 @@ def test_texts_that_cannot_give_it_are_refused(lexicon):
 
 
 def test_the_shipped_placebo_matches_the_shipped_lexicon():
-    placebo, lexicon = Lexicon.load("sandbox-placebo"), Lexicon.load("sandbox")
+    placebo, lexicon = Lexicon.load("families-placebo"), Lexicon.load("families")
     assert placebo.provenance["settings"]["matched_sha256"] == lexicon.sha256
     assert len(placebo) == len(lexicon)

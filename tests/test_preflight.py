@@ -67,8 +67,8 @@ def test_an_installed_wheel_carries_the_pins(tmp_path, monkeypatch):
 
 
 def test_a_dtype_that_the_device_lacks_is_refused(monkeypatch):
-    half = get_profile("sandbox", dtype="float16")
-    brain = get_profile("sandbox", dtype="bfloat16")
+    half = get_profile("families", dtype="float16")
+    brain = get_profile("families", dtype="bfloat16")
     if not torch.cuda.is_available():
         assert "need a GPU" in preflight.check_device(half).remedy
         assert preflight.check_device(brain).verdict == "ok"
@@ -86,7 +86,7 @@ def test_what_becomes_of_float32_weights_on_a_gpu_is_said(monkeypatch, capabilit
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a card")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
-    assert f"float32 weights are trained {told}" in preflight.check_device(get_profile("sandbox")).found
+    assert f"float32 weights are trained {told}" in preflight.check_device(get_profile("families")).found
 
 
 def test_the_rule_of_unsloths_by_which_it_is_said():
@@ -101,8 +101,8 @@ def test_the_rule_of_unsloths_by_which_it_is_said():
 def test_too_little_memory_stops_before_the_model_is_loaded(monkeypatch):
     monkeypatch.setattr(unsloth_models, "free_memory", lambda: 1e8)
     monkeypatch.setattr(unsloth_models, "load_policy", None)
-    with pytest.raises(ValueError, match=r"not ready for sandbox\. memory: .* 0\.1 GB free; lower"):
-        preflight.checks(get_profile("sandbox"))
+    with pytest.raises(ValueError, match=r"not ready for families\. memory: .* 0\.1 GB free; lower"):
+        preflight.checks(get_profile("families"))
 
 
 def test_a_machine_that_cannot_is_told_before_anything_is_fetched(capsys):
@@ -125,7 +125,7 @@ def test_end_and_padding_must_differ():
     class Same:
         eos_token = pad_token = "<end>"
 
-    assert "two different tokens" in preflight.check_tokenizer(get_profile("sandbox"), Same()).remedy
+    assert "two different tokens" in preflight.check_tokenizer(get_profile("families"), Same()).remedy
 
 
 @pytest.fixture(scope="module")
@@ -134,24 +134,26 @@ def tokenizer():
 
     from hicra.files import data_root
 
-    return AutoTokenizer.from_pretrained(data_root() / "sandbox/base")
+    return AutoTokenizer.from_pretrained(data_root() / "families/base")
 
 
 def test_long_prompts_are_counted_and_many_are_told(tokenizer):
-    lengths = [len(tokenizer(t.prompt)["input_ids"]) for t in training_tasks(get_profile("sandbox"), 1024, 0)]
+    lengths = [
+        len(tokenizer(t.prompt)["input_ids"]) for t in training_tasks(get_profile("families"), 1024, 0)
+    ]
     few, many = sorted(lengths)[-20] - 1, min(lengths)
-    check = preflight.check_tokenizer(get_profile("sandbox", max_prompt_length=few), tokenizer)
+    check = preflight.check_tokenizer(get_profile("families", max_prompt_length=few), tokenizer)
     assert f"{sum(n > few for n in lengths)} of 1024 prompts" in check.found
-    check = preflight.check_tokenizer(get_profile("sandbox", max_prompt_length=many), tokenizer)
+    check = preflight.check_tokenizer(get_profile("families", max_prompt_length=many), tokenizer)
     assert (check.verdict, check.remedy) == ("note", "raise max_prompt_length")
 
 
 def test_a_template_in_another_model_s_format_is_refused(tokenizer):
-    foreign = get_profile("sandbox", prompt_template="<|im_start|>user {problem}<|im_end|>")
+    foreign = get_profile("families", prompt_template="<|im_start|>user {problem}<|im_end|>")
     check = preflight.check_template(foreign, tokenizer)
     assert check.verdict == "STOP"
     assert "<|im_end|>, <|im_start|> is plain text" in check.remedy
-    assert preflight.check_template(get_profile("sandbox"), tokenizer).verdict == "ok"
+    assert preflight.check_template(get_profile("families"), tokenizer).verdict == "ok"
 
 
 @pytest.mark.parametrize(
@@ -169,7 +171,7 @@ def test_the_longer_completions_may_be_the_fewer_are_sampled(
 
     monkeypatch.setattr(generation, "text_generator", generator)
     model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=[1]))
-    profile = get_profile("sandbox", max_completion_length=longest, group_size=group)
+    profile = get_profile("families", max_completion_length=longest, group_size=group)
     rewards, ends, _ = preflight.check_rollouts(profile, model, tokenizer)
     assert len(asked["prompts"]) == rows
     assert asked["max_new_tokens"] == min(longest, 1024)

@@ -13,9 +13,9 @@ from tests.fuzz import fuzz
 
 
 def test_a_profile_is_frozen_and_round_trips_through_its_overrides():
-    study = get_profile("sandbox", steps=7, seeds=[3, 4], alpha=0.5)
+    study = get_profile("families", steps=7, seeds=[3, 4], alpha=0.5)
     assert study.overrides() == {"steps": 7, "seeds": [3, 4], "alpha": 0.5}
-    assert get_profile("sandbox", **study.overrides()) == study
+    assert get_profile("families", **study.overrides()) == study
     with pytest.raises(dataclasses.FrozenInstanceError):
         study.steps = 8
 
@@ -36,47 +36,47 @@ def test_a_recorded_profile_is_the_run_s_even_where_its_files_are_gone():
 
 
 def test_the_defaults_that_the_paper_prints():
-    study = get_profile("sandbox")
+    study = get_profile("families")
     assert (study.alpha, study.epsilon_low, study.epsilon_high, study.kl_beta) == (0.2, 0.2, 0.28, 0)
 
 
 @pytest.mark.parametrize(
     ("name", "overrides", "message"),
     [
-        ("laptop", {}, "unknown profile 'laptop'; choose one of: sandbox"),
+        ("laptop", {}, "unknown profile 'laptop'; choose one of: families"),
         (
-            "sandbox",
+            "families",
             {"step": 3},
             r"unknown profile field 'step'; did you mean 'steps'\? the fields are: base,",
         ),
-        ("sandbox", {"name": "colab"}, "unknown profile field 'name'"),
-        ("sandbox", {"steps": "3"}, "steps='3' should be a valid integer"),
-        ("sandbox", {"steps": True}, "steps=True should be a valid integer"),
-        ("sandbox", {"steps": 2.0}, "steps=2.0 should be a valid integer"),
-        ("sandbox", {"steps": 0}, "steps=0 should be greater than or equal to 1"),
-        ("sandbox", {"warmup_steps": -1}, "warmup_steps=-1 should be greater than or equal to 0"),
-        ("sandbox", {"alpha": 1.0}, "alpha=1.0 should be less than 1"),
-        ("sandbox", {"alpha": 1, "steps": "3"}, "steps='3' should be .*; alpha=1 should be less than 1"),
-        ("sandbox", {"group_size": 1}, "group_size=1 should be greater than or equal to 2"),
-        ("sandbox", {"learning_rate": float("nan")}, "learning_rate=nan should be a finite number"),
-        ("sandbox", {"learning_rate": float("inf")}, "learning_rate=inf should be a finite number"),
-        ("sandbox", {"dtype": "int8"}, "dtype='int8' should be 'float32', 'bfloat16' or 'float16'"),
-        ("sandbox", {"vllm": 1}, "vllm=1 should be a valid boolean"),
-        ("sandbox", {"seeds": 3}, "seeds=3 should be a valid list"),
-        ("sandbox", {"seeds": []}, "seeds=.. should have at least 1 item$"),
-        ("sandbox", {"seeds": [0, -1]}, "seeds=.0, -1. each should be greater than or equal to 0"),
-        ("sandbox", {"seeds": [3, 3]}, "seeds=.3, 3. name a seed twice"),
-        ("sandbox", {"benchmarks": "math500"}, "benchmarks='math500' should be a valid list"),
-        ("sandbox", {"problem_set": 3}, "problem_set=3 should be a valid string or should be a valid list"),
+        ("families", {"name": "colab"}, "unknown profile field 'name'"),
+        ("families", {"steps": "3"}, "steps='3' should be a valid integer"),
+        ("families", {"steps": True}, "steps=True should be a valid integer"),
+        ("families", {"steps": 2.0}, "steps=2.0 should be a valid integer"),
+        ("families", {"steps": 0}, "steps=0 should be greater than or equal to 1"),
+        ("families", {"warmup_steps": -1}, "warmup_steps=-1 should be greater than or equal to 0"),
+        ("families", {"alpha": 1.0}, "alpha=1.0 should be less than 1"),
+        ("families", {"alpha": 1, "steps": "3"}, "steps='3' should be .*; alpha=1 should be less than 1"),
+        ("families", {"group_size": 1}, "group_size=1 should be greater than or equal to 2"),
+        ("families", {"learning_rate": float("nan")}, "learning_rate=nan should be a finite number"),
+        ("families", {"learning_rate": float("inf")}, "learning_rate=inf should be a finite number"),
+        ("families", {"dtype": "int8"}, "dtype='int8' should be 'float32', 'bfloat16' or 'float16'"),
+        ("families", {"vllm": 1}, "vllm=1 should be a valid boolean"),
+        ("families", {"seeds": 3}, "seeds=3 should be a valid list"),
+        ("families", {"seeds": []}, "seeds=.. should have at least 1 item$"),
+        ("families", {"seeds": [0, -1]}, "seeds=.0, -1. each should be greater than or equal to 0"),
+        ("families", {"seeds": [3, 3]}, "seeds=.3, 3. name a seed twice"),
+        ("families", {"benchmarks": "math500"}, "benchmarks='math500' should be a valid list"),
+        ("families", {"problem_set": 3}, "problem_set=3 should be a valid string or should be a valid list"),
         (
-            "sandbox",
+            "families",
             {"report_to": "slate"},
             "report_to='slate' should be '', 'tensorboard', 'trackio' or 'wandb'",
         ),
-        ("sandbox", {"report_to": "wandb"}, "report_to='wandb' is not installed; pip install wandb"),
-        ("sandbox", {"rows_per_pass": 5}, "rows_per_pass=5 does not divide a process's 128 completions"),
-        ("sandbox", {"processes": 3}, "processes=3 cannot share a step's 16 prompts evenly"),
-        ("sandbox", {"processes": 0}, "processes=0"),
+        ("families", {"report_to": "wandb"}, "report_to='wandb' is not installed; pip install wandb"),
+        ("families", {"rows_per_pass": 5}, "rows_per_pass=5 does not divide a process's 128 completions"),
+        ("families", {"processes": 3}, "processes=3 cannot share a step's 16 prompts evenly"),
+        ("families", {"processes": 0}, "processes=0"),
         ("colab", {"credit_lexicon": "oracle"}, "credit_lexicon='oracle': the true spans of 'gsm8k-train"),
     ],
 )
@@ -89,8 +89,8 @@ VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | s
 
 
 def test_a_template_that_opens_thinking_is_known():
-    assert not get_profile("sandbox").prefilled_think
-    assert get_profile("sandbox", prompt_template="{problem}\n<think>\n").prefilled_think
+    assert not get_profile("families").prefilled_think
+    assert get_profile("families", prompt_template="{problem}\n<think>\n").prefilled_think
 
 
 @fuzz(200)
@@ -98,13 +98,13 @@ def test_a_template_that_opens_thinking_is_known():
 def test_any_override_gives_a_profile_or_a_value_error(overrides):
     overrides.pop("name", None)
     try:
-        profile = get_profile("sandbox", **overrides)
+        profile = get_profile("families", **overrides)
     except HicraError:
         return
-    base = PROFILES["sandbox"].settings()
+    base = PROFILES["families"].settings()
     changed = {k: v for k, v in profile.settings().items() if v != base[k] and k != "world"}
     assert profile.overrides() == changed  # the world follows from them
-    assert get_profile("sandbox", **changed) == profile
+    assert get_profile("families", **changed) == profile
 
 
 def test_a_small_model_on_another_made_set_still_says_that_it_is_none():

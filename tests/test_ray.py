@@ -246,7 +246,7 @@ def _sweep(folder, spread=None, report=print):
         folder / "runs",
         folder / "records",
         ["grpo", "hicra"],
-        profile="sandbox",
+        profile="families",
         report=report,
         workers=None if spread else 2,
         spread=spread,

@@ -51,9 +51,9 @@ OWN = {
 
 def test_a_users_paths_mean_the_same_from_every_folder(here, monkeypatch):
     own = {k: v.format(folder=here.name) if isinstance(v, str) else v for k, v in OWN.items()}
-    profile = get_profile("sandbox", **own, eval_problems=4, allow_contamination=True)
+    profile = get_profile("families", **own, eval_problems=4, allow_contamination=True)
     monkeypatch.chdir("/")
-    again = get_profile("sandbox", **json.loads(json.dumps(profile.overrides())))  # as a process is told
+    again = get_profile("families", **json.loads(json.dumps(profile.overrides())))  # as a process is told
     assert again == profile
     assert base_folder(profile) == here / "policy"
     assert len(training_tasks(profile, 8, 0)) == 8
@@ -65,14 +65,14 @@ def test_a_users_paths_mean_the_same_from_every_folder(here, monkeypatch):
 
 def test_a_home_folder_is_a_path_too(here, monkeypatch):
     monkeypatch.setenv("HOME", str(here))
-    assert get_profile("sandbox", problem_set="~/problems.jsonl").problem_set == str(here / "problems.jsonl")
+    assert get_profile("families", problem_set="~/problems.jsonl").problem_set == str(here / "problems.jsonl")
 
 
 def test_settings_of_shipped_names_do_not_depend_on_the_folder(here):
-    before = plan_run(get_profile("sandbox"), "hicra", 0).settings
-    for name in ("sandbox", "experiments", "math500", "listing1"):
+    before = plan_run(get_profile("families"), "hicra", 0).settings
+    for name in ("families", "experiments", "math500", "listing1"):
         (here / name).write_text("not what ships")
-    assert plan_run(get_profile("sandbox"), "hicra", 0).settings == before
+    assert plan_run(get_profile("families"), "hicra", 0).settings == before
     assert str(here) not in json.dumps(before)
 
 
@@ -83,12 +83,12 @@ def test_what_ships_is_not_shadowed_by_the_folder(here, monkeypatch):
     (here / "claims.yaml").write_text("claims: []\nseeds: 1\nquestions: {}\n")
     (here / "problem_sets.yaml").write_text("mine: {}\n")
     (here / "listing1").write_text("[]")
-    (here / "sandbox" / "base").mkdir(parents=True)
+    (here / "families" / "base").mkdir(parents=True)
     sources.problem_set_records.cache_clear()
     named_sets.cache_clear()
     assert (load_claims(), named_sets().keys(), Lexicon.load("listing1").sha256) == wanted
-    assert base_folder(get_profile("sandbox")) == data_root() / "sandbox" / "base"
-    assert base_folder(get_profile("sandbox", base="./sandbox/base")) == here / "sandbox" / "base"
+    assert base_folder(get_profile("families")) == data_root() / "families" / "base"
+    assert base_folder(get_profile("families", base="./families/base")) == here / "families" / "base"
     assert set(load_experiments(order=tuple(CONDITIONS)).arms) == set(CONDITIONS)
 
 
@@ -98,7 +98,7 @@ def test_a_path_is_never_looked_for_in_what_ships(here):
     with pytest.raises(HicraError, match=r"no claims file claims\.yaml"):
         load_claims("claims.yaml")
     with pytest.raises(MissingError, match=r"no base 'experiments/grpo-seed10': nothing is at"):
-        get_profile("sandbox", base="experiments/grpo-seed10")
+        get_profile("families", base="experiments/grpo-seed10")
 
 
 def test_runs_that_are_recorded_are_found_from_everywhere(here, capsys):
@@ -110,7 +110,7 @@ def test_runs_that_are_recorded_are_found_from_everywhere(here, capsys):
 def test_a_plus_sign_may_stand_in_a_path(here, name):
     path = _problems(here / name)
     given = name if name.endswith("l") else f"./{name}"
-    profile = get_profile("sandbox", problem_set=given, eval_problems=2)
+    profile = get_profile("families", problem_set=given, eval_problems=2)
     assert profile.problem_set == str(path)
     assert len(read_set(profile.problem_set)) == 12
     assert set_name(profile.problem_set) == path.name.partition(".")[0]
@@ -119,32 +119,32 @@ def test_a_plus_sign_may_stand_in_a_path(here, name):
 
 def test_several_sets_are_a_list_or_shipped_names_joined(here):
     other = _problems(here / "a+b.jsonl", "times")
-    both = get_profile("sandbox", problem_set=["problems.jsonl", "a+b.jsonl"], eval_problems=4)
+    both = get_profile("families", problem_set=["problems.jsonl", "a+b.jsonl"], eval_problems=4)
     assert both.problem_set == (str(here / "problems.jsonl"), str(other))
     assert len(read_set(both.problem_set)) == 24
-    assert get_profile("sandbox", **json.loads(json.dumps(both.overrides()))) == both
+    assert get_profile("families", **json.loads(json.dumps(both.overrides()))) == both
     assert both.settings()["problem_set"] == list(both.problem_set)
     assert both.world.endswith(" on problems.jsonl+a+b.jsonl")
     shipped = "gsm8k-train+math-train"
-    assert get_profile("sandbox", problem_set=shipped).problem_set == shipped
-    assert get_profile("sandbox", problem_set=shipped.split("+")).problem_set == shipped
+    assert get_profile("families", problem_set=shipped).problem_set == shipped
+    assert get_profile("families", problem_set=shipped.split("+")).problem_set == shipped
     assert sources.set_parts("hub:o/n@1:train[:5]+test") == ["hub:o/n@1:train[:5]+test"]
     with pytest.raises(MissingError, match="no problem set 'gsm8k-train.problems.jsonl'.* as a list"):
-        get_profile("sandbox", problem_set="gsm8k-train+problems.jsonl")
+        get_profile("families", problem_set="gsm8k-train+problems.jsonl")
 
 
 @pytest.mark.parametrize("field", ["problem_set", "lexicon", "credit_lexicon", "base"])
 @pytest.mark.parametrize("given", ["", "sandbxo", "no\0thing", "x" * 5000, "~nobody/x"])
 def test_what_is_neither_name_nor_path_is_refused_with_the_names(field, given):
     with pytest.raises(MissingError, match="the names are: .*sandbox"):
-        get_profile("sandbox", **{field: given})
+        get_profile("families", **{field: given})
 
 
 def test_the_study_hands_its_notebooks_whole_paths(here, monkeypatch):
     told = {}
     monkeypatch.setattr("hicra.study.notebooks.run_notebook", lambda p, out, v, runs: told.update(v))
     run_study(
-        "sandbox",
+        "families",
         runs=here / "r",
         figures=here,
         overrides={"problem_set": "problems.jsonl"},

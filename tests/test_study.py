@@ -106,7 +106,7 @@ def test_hicra_differs_from_grpo_in_its_arm_and_in_what_it_compares():
 
 def test_the_runner_is_strict(tmp_path):
     with pytest.raises(StudyError, match="no parameter profil; it takes: .*profile"):
-        check_parameters(PATHS[1], {"profil": "sandbox"})
+        check_parameters(PATHS[1], {"profil": "families"})
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x = 1")])
     path = tmp_path / "untagged.ipynb"
     nbformat.write(notebook, path)
@@ -134,25 +134,25 @@ def test_wrong_input_changes_nothing_on_disk(tmp_path, capsys, arguments, messag
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("name", [p.stem for p in PATHS if p.stem not in (*STUDY, "colab")])
 def test_other_notebooks_run_at_smoke_size(tmp_path, smoke, name):
-    run_study("sandbox", runs=tmp_path, figures=tmp_path, overrides=smoke, only=(name,))
-    assert (tmp_path / "sandbox" / "notebooks" / f"{name}.ipynb").exists()
+    run_study("families", runs=tmp_path, figures=tmp_path, overrides=smoke, only=(name,))
+    assert (tmp_path / "families" / "notebooks" / f"{name}.ipynb").exists()
 
 
 @pytest.mark.filterwarnings("default")
 def test_the_whole_study_runs_at_smoke_size_and_is_reused(tmp_path, smoke, capsys, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_ThisMustNotBeShown")
     where = {"runs": tmp_path / "runs", "figures": tmp_path / "figures", "overrides": smoke}
-    run_study("sandbox", **where)
-    executed = tmp_path / "runs" / "sandbox" / "notebooks"
+    run_study("families", **where)
+    executed = tmp_path / "runs" / "families" / "notebooks"
     assert {p.stem for p in executed.iterdir()} == set(STUDY)
     assert not any("hf_ThisMustNotBeShown" in p.read_text() for p in executed.iterdir())
     drawn = {p.name for p in (tmp_path / "figures").iterdir()}
     for figure in ("fig02_two_phase", "fig04_hicra_vs_grpo", "fig12_entropy_overlap"):
-        assert {f"{figure}_sandbox.svg", f"{figure}_sandbox.png"} <= drawn
-    assert "results_sandbox.csv" in drawn
+        assert {f"{figure}_families.svg", f"{figure}_families.png"} <= drawn
+    assert "results_families.csv" in drawn
     assert "02_grpo_baseline: done in" in capsys.readouterr().out
 
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
-    run_study("sandbox", **where)
+    run_study("families", **where)
     assert before == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
     assert capsys.readouterr().out.count("done before, kept") == len(STUDY)

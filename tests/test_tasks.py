@@ -11,6 +11,7 @@ import pytest
 
 from hicra.files import data_root
 from hicra.lexicon.lexicon import Lexicon
+from hicra.study.problems.families import is_held_out
 from hicra.study.problems.problem_sets import Problem, ProblemError
 from hicra.study.problems.prompts import (
     benchmark_tasks,
@@ -23,7 +24,6 @@ from hicra.study.problems.prompts import (
     training_tasks,
     worked_rows,
 )
-from hicra.study.problems.sandbox import is_held_out
 from hicra.study.problems.worlds import WORLDS
 from hicra.study.profiles import get_profile
 from hicra.study.sources import MADE
@@ -34,11 +34,11 @@ def arithmetic(tmp_path):
     path = tmp_path / "problems.jsonl"
     rows = [{"problem": f"What is {i} plus 1?", "answer": i + 1} for i in range(12)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return get_profile("sandbox", problem_set=str(path), eval_problems=4)
+    return get_profile("families", problem_set=str(path), eval_problems=4)
 
 
 def test_sandbox_tasks_carry_their_world():
-    profile = get_profile("sandbox", eval_problems=8)
+    profile = get_profile("families", eval_problems=8)
     tasks = training_tasks(profile, 8, seed=3)
     assert tasks == training_tasks(profile, 8, seed=3) != training_tasks(profile, 8, seed=4)
     assert all(task.prompt == task.world.prompt for task in tasks)
@@ -49,10 +49,10 @@ def test_sandbox_tasks_carry_their_world():
 
 
 def test_a_template_goes_around_the_problem():
-    [task] = training_tasks(get_profile("sandbox", prompt_template="Q: {problem} A:"), 1, seed=0)
+    [task] = training_tasks(get_profile("families", prompt_template="Q: {problem} A:"), 1, seed=0)
     assert task.prompt == f"Q: {task.world.problem} A:"
     with pytest.raises(ValueError, match="has no {problem}"):
-        get_profile("sandbox", prompt_template="Q:")
+        get_profile("families", prompt_template="Q:")
 
 
 def test_a_file_is_split_for_good(arithmetic):
@@ -111,29 +111,29 @@ def test_the_fields_of_a_problem_file_can_be_named(tmp_path):
     bench.write_text(json.dumps({"question": "What is 2 times 9?", "final": "#### 18"}) + "\n")
     named = {"problem_field": "question", "answer_field": "final", "answer_mark": "####"}
     settings = {"problem_set": str(path), "benchmarks": [str(bench)], "eval_problems": 2}
-    profile = get_profile("sandbox", **settings, **named)
+    profile = get_profile("families", **settings, **named)
     assert {task.answer for task in training_tasks(profile, 4, seed=0)} <= set("123456")
     [(tasks, _)] = benchmark_tasks(profile).values()
     assert [task.answer for task in tasks] == ["18"]
     assert worked_rows(profile, 1)[0]["completion"].startswith("It is more.\n\\boxed{")
     with pytest.raises(ProblemError, match=r"'problem' is missing .*final, question.*set problem_field"):
-        training_tasks(get_profile("sandbox", **settings), 1, seed=0)
+        training_tasks(get_profile("families", **settings), 1, seed=0)
 
 
 def test_problem_sets_that_cannot_be_read_are_named(tmp_path):
     (tmp_path / "p.jsonl").write_text('{"problem": "x"}\n')
     with pytest.raises(ProblemError, match="field 'answer' is missing"):
-        training_tasks(get_profile("sandbox", problem_set=str(tmp_path / "p.jsonl")), 1, seed=0)
+        training_tasks(get_profile("families", problem_set=str(tmp_path / "p.jsonl")), 1, seed=0)
     with pytest.raises(ProblemError, match="is not a commit"):
-        training_tasks(get_profile("sandbox", problem_set="hub:openai/gsm8k@main:train"), 1, seed=0)
+        training_tasks(get_profile("families", problem_set="hub:openai/gsm8k@main:train"), 1, seed=0)
 
 
 def test_bases_are_folders_hub_ids_or_packages():
-    assert base_folder(get_profile("sandbox")) == data_root() / "sandbox/base"
+    assert base_folder(get_profile("families")) == data_root() / "families/base"
     with pytest.raises(ValueError, match="hub:Qwen/Qwen3-4B-Base is pinned to no commit"):
-        base_folder(get_profile("sandbox", base="hub:Qwen/Qwen3-4B-Base"))
+        base_folder(get_profile("families", base="hub:Qwen/Qwen3-4B-Base"))
     with pytest.raises(FileNotFoundError, match="package no_such_weights"):
-        base_folder(get_profile("sandbox", base="package:no_such_weights"))
+        base_folder(get_profile("families", base="package:no_such_weights"))
 
 
 def test_a_model_on_the_hub_is_fetched_at_its_commit(monkeypatch, tmp_path):
@@ -151,7 +151,7 @@ def test_a_model_on_the_hub_is_fetched_at_its_commit(monkeypatch, tmp_path):
 
 
 def test_a_box_in_the_template_stays(tmp_path):
-    [task] = training_tasks(get_profile("sandbox", prompt_template="\\boxed{} {problem}"), 1, seed=0)
+    [task] = training_tasks(get_profile("families", prompt_template="\\boxed{} {problem}"), 1, seed=0)
     assert task.prompt == f"\\boxed{{}} {task.world.problem}"
 
 
@@ -178,7 +178,7 @@ def test_nobody_knows_the_true_spans_of_other_problems(arithmetic):
 
 @pytest.mark.parametrize("name", WORLDS)
 def test_a_made_set_gives_tasks_solutions_and_exact_labels(name):
-    profile = get_profile("sandbox", problem_set=name, eval_problems=16)
+    profile = get_profile("families", problem_set=name, eval_problems=16)
     tasks, held_out = training_tasks(profile, 16, 3), held_out_tasks(profile)
     assert tasks == training_tasks(profile, 16, 3)
     assert not {t.prompt for t in tasks} & {t.prompt for t in held_out}

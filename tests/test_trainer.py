@@ -42,7 +42,7 @@ REWARDS = [1.0, 0.0, 1.0, 0.0]
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return AutoTokenizer.from_pretrained(data_root() / "sandbox/base", padding_side="left")
+    return AutoTokenizer.from_pretrained(data_root() / "families/base", padding_side="left")
 
 
 STUDY = ("plan", "observed_tagger", "statistics", "reward", "recorder")  # what StudyMixin takes
@@ -357,7 +357,7 @@ def test_the_record_counts_the_policy_s_tokens_alone(tokenizer, tmp_path):
         tokenizer,
         tmp_path,
         env_masks=_env_masks,
-        plan=SimpleNamespace(profile=get_profile("sandbox", alpha=0.5), arm="hicra", observed=LEXICON),
+        plan=SimpleNamespace(profile=get_profile("families", alpha=0.5), arm="hicra", observed=LEXICON),
         observed_tagger=PlanningTagger(LEXICON, tokenizer),
         statistics=lambda model, batch: [torch.ones_like(batch["completion_ids"]).float()] * 2,
         reward=reward,
@@ -475,7 +475,7 @@ class HicraTrainer(HicraMixin, GRPOTrainer):
     pass
 
 print("MADE")
-tokenizer = AutoTokenizer.from_pretrained(data_root() / "sandbox/base", padding_side="left")
+tokenizer = AutoTokenizer.from_pretrained(data_root() / "families/base", padding_side="left")
 size = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
 HicraTrainer(
     model=LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **size)), processing_class=tokenizer,

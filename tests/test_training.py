@@ -37,8 +37,8 @@ def runs(tmp_path_factory):
         for name, secret in SECRETS.items():
             patch.setenv(name, secret)
         for arm in ("grpo", "hicra"):
-            train_runs(get_profile("sandbox", **SMOKE), arm, root)
-    return root / "sandbox"
+            train_runs(get_profile("families", **SMOKE), arm, root)
+    return root / "families"
 
 
 def _rows(runs, arm, name="steps.jsonl"):
@@ -100,7 +100,7 @@ def test_mixed_precision_that_nobody_asked_for_is_in_the_record(tmp_path, monkey
     made = SimpleNamespace(args=args, train=train_, **told_apart)
     monkeypatch.setattr(training, "_make_trainer", lambda *_: made)
     with pytest.raises(Stop):
-        train(plan_run(get_profile("sandbox", dtype=dtype), "grpo", 0), tmp_path)
+        train(plan_run(get_profile("families", dtype=dtype), "grpo", 0), tmp_path)
     assert RunFolder(tmp_path).notices() == told
 
 
@@ -132,20 +132,20 @@ def test_arms_of_one_seed_see_the_same_first_rollouts(runs):
 
 
 def test_alpha_zero_is_grpo_bit_for_bit(runs, tmp_path, smoke):
-    train_runs(get_profile("sandbox", **smoke, alpha=0.0), "hicra", tmp_path)
-    assert _numbers(_rows(tmp_path / "sandbox", "hicra")) == _numbers(_rows(runs, "grpo"))
+    train_runs(get_profile("families", **smoke, alpha=0.0), "hicra", tmp_path)
+    assert _numbers(_rows(tmp_path / "families", "hicra")) == _numbers(_rows(runs, "grpo"))
 
 
 def test_the_same_seed_gives_the_same_record(runs, tmp_path, smoke):
-    train_runs(get_profile("sandbox", **smoke), "hicra", tmp_path)
-    again = tmp_path / "sandbox"
+    train_runs(get_profile("families", **smoke), "hicra", tmp_path)
+    again = tmp_path / "families"
     assert _numbers(_rows(again, "hicra")) == _numbers(_rows(runs, "hicra"))
     for name in ("evals.jsonl", "rollouts.jsonl"):
         assert _rows(again, "hicra", name) == _rows(runs, "hicra", name)
 
 
 def test_a_killed_run_goes_on_to_the_record_it_would_have_made(tmp_path, smoke):
-    study = get_profile("sandbox", **{**smoke, "steps": 4, "checkpoint_every": 2})
+    study = get_profile("families", **{**smoke, "steps": 4, "checkpoint_every": 2})
     train_runs(study, "hicra", tmp_path / "whole")
     folder = RunFolder(run_path(tmp_path / "killed", study, "hicra", 0))
     process = start(plan_run(study, "hicra", 0), folder.path)
@@ -162,34 +162,34 @@ def test_a_killed_run_goes_on_to_the_record_it_would_have_made(tmp_path, smoke):
 def test_a_finished_run_is_reused_and_other_settings_are_refused(runs, smoke):
     path = runs / "hicra-seed0"
     before = {p: p.stat().st_mtime_ns for p in path.rglob("*")}
-    study = get_profile("sandbox", **smoke)
+    study = get_profile("families", **smoke)
     assert train(plan_run(study, "hicra", 0), path).finished
     with pytest.raises(RunError, match="learning_rate"):
-        train_runs(get_profile("sandbox", **smoke, learning_rate=1.0), "hicra", runs.parent)
+        train_runs(get_profile("families", **smoke, learning_rate=1.0), "hicra", runs.parent)
     assert before == {p: p.stat().st_mtime_ns for p in path.rglob("*")}
 
 
 def test_what_decides_a_run_is_in_its_settings(smoke):
-    study = get_profile("sandbox", **smoke)
+    study = get_profile("families", **smoke)
     one = plan_run(study, "grpo", 0).settings
     assert json.loads(json.dumps(one)) == one
     assert one["prompts_sha256"] != plan_run(study, "grpo", 1).settings["prompts_sha256"]
     with pytest.raises(ValueError, match="unknown arm 'hicro'"):
         plan_run(study, "hicro", 0)
     with pytest.raises(ValueError, match="'scaled' needs a group_size of 3 or more, not 2"):
-        plan_run(get_profile("sandbox", group_size=2), "scaled", 0)
+        plan_run(get_profile("families", group_size=2), "scaled", 0)
     assert plan_run(study, "grpo", 0).tasks == plan_run(study, "hicra", 0).tasks
 
 
 def test_prompts_that_are_too_long_are_left_out_and_told(tmp_path, smoke):
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(data_root() / "sandbox/base")
-    study = get_profile("sandbox", **smoke)
+    tokenizer = AutoTokenizer.from_pretrained(data_root() / "families/base")
+    study = get_profile("families", **smoke)
     lengths = [
         len(tokenizer(row["prompt"])["input_ids"]) for row in map(Task.row, plan_run(study, "grpo", 0).tasks)
     ]
-    short = get_profile("sandbox", **smoke, max_prompt_length=max(lengths) - 1)
+    short = get_profile("families", **smoke, max_prompt_length=max(lengths) - 1)
     run = RunFolder(tmp_path / "run")
     run.open({"steps": 2}, condition="hicra")
     kept = _short_rows(plan_run(short, "grpo", 0), tokenizer, run)
@@ -201,44 +201,44 @@ def test_prompts_that_are_too_long_are_left_out_and_told(tmp_path, smoke):
 
 def test_the_credit_may_have_a_lexicon_of_its_own(smoke):
     def hashes(seed=0, **overrides):
-        settings = plan_run(get_profile("sandbox", **smoke, **overrides), "hicra", seed).settings
+        settings = plan_run(get_profile("families", **smoke, **overrides), "hicra", seed).settings
         return settings["lexicon_sha256"], settings["credit_sha256"]
 
-    same = Lexicon.load("sandbox").sha256
+    same = Lexicon.load("families").sha256
     assert hashes() == (same, same)
     assert hashes(credit_lexicon="listing1") == (same, Lexicon.load("listing1").sha256)
     assert hashes(credit_lexicon="oracle") == (same, "oracle")
-    assert hashes(credit_drop=0.3) == (same, Lexicon.load("sandbox").drop(0.3, 0).sha256)
+    assert hashes(credit_drop=0.3) == (same, Lexicon.load("families").drop(0.3, 0).sha256)
     assert hashes(credit_drop=0.3) != hashes(seed=1, credit_drop=0.3)
     with pytest.raises(FileNotFoundError, match="no lexicon 'nothing'"):
         hashes(credit_lexicon="nothing")
 
 
 def test_an_oracle_credits_other_tokens_and_is_observed_alike(runs, tmp_path, smoke):
-    train_runs(get_profile("sandbox", **smoke, credit_lexicon="oracle"), "hicra", tmp_path)
-    oracle, lexicon = _rows(tmp_path / "sandbox", "hicra")[0], _rows(runs, "hicra")[0]
+    train_runs(get_profile("families", **smoke, credit_lexicon="oracle"), "hicra", tmp_path)
+    oracle, lexicon = _rows(tmp_path / "families", "hicra")[0], _rows(runs, "hicra")[0]
     for key in ("length_sum", "grams", "n_planning", "nll_planning"):
         assert oracle[key] == lexicon[key]
     assert 0 < oracle["n_credit_changed"] != lexicon["n_credit_changed"] > 0
 
 
 def test_two_processes_share_a_run_and_one_writes_its_record(tmp_path, smoke):
-    study = get_profile("sandbox", **smoke, processes=2)
+    study = get_profile("families", **smoke, processes=2)
     train_runs(study, "hicra", tmp_path)
-    rows = _rows(tmp_path / "sandbox", "hicra")
+    rows = _rows(tmp_path / "families", "hicra")
     assert [(row["step"], row["n_completions"], row["n_groups"]) for row in rows] == [(0, 16, 4), (1, 16, 4)]
     for row in rows:
         assert sum(row["reasons"].values()) == 16
         assert row["n_planning"] + row["n_execution"] == row["length_sum"]
         assert sum(row["errors"].values()) == 16 - row["reward_sum"]
-    assert [row["step"] for row in _rows(tmp_path / "sandbox", "hicra", "evals.jsonl")] == [0, 1, 2]
-    assert len(_rows(tmp_path / "sandbox", "hicra", "rollouts.jsonl")) == 2 * 8
+    assert [row["step"] for row in _rows(tmp_path / "families", "hicra", "evals.jsonl")] == [0, 1, 2]
+    assert len(_rows(tmp_path / "families", "hicra", "rollouts.jsonl")) == 2 * 8
 
 
 def test_another_number_of_processes_than_the_settings_say_is_refused(tmp_path, smoke, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(RunError, match="2 processes were started for a run with processes=1"):
-        train(plan_run(get_profile("sandbox", **smoke), "grpo", 0), tmp_path / "run")
+        train(plan_run(get_profile("families", **smoke), "grpo", 0), tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -248,7 +248,7 @@ def test_a_run_that_fails_shows_the_end_of_its_log(tmp_path, smoke):
     (broken / "config.json").write_text("{}")
     (broken / "model.safetensors").write_bytes(b"not weights")
     with pytest.raises(RunError, match="failed; its log ends"):
-        train_runs(get_profile("sandbox", **smoke, base=str(broken)), "grpo", tmp_path / "runs")
+        train_runs(get_profile("families", **smoke, base=str(broken)), "grpo", tmp_path / "runs")
 
 
 def test_records_become_tidy_frames(runs):

@@ -54,7 +54,7 @@ def home():
 def base(tmp_path_factory):
     """The sandbox's policy with a chat template, which verl asks for."""
     folder = tmp_path_factory.mktemp("base") / "base"
-    shutil.copytree(ROOT / "data" / "sandbox" / "base", folder)
+    shutil.copytree(ROOT / "data" / "families" / "base", folder)
     (folder / "chat_template.jinja").write_text(TEMPLATE)
     return folder
 
@@ -69,7 +69,7 @@ def trainer(base):
     """The trainer as verl makes it, before it starts workers."""
     made = get_trainer_cls("hicra")(
         _config(
-            f"actor_rollout_ref.model.path={base}", "+hicra.lexicon=sandbox", "actor_rollout_ref.rollout.n=2"
+            f"actor_rollout_ref.model.path={base}", "+hicra.lexicon=families", "actor_rollout_ref.rollout.n=2"
         )
     )
     made._init_tokenizer()
@@ -224,7 +224,7 @@ def test_the_recipes_reward_is_one_for_the_right_box():
 
 # What turns any recipe into two steps that a CPU can make; `cpu` is the stand-ins' rollout engine.
 TWO_STEPS = """
-    trainer.v1.trainer_mode=hicra +hicra.lexicon=sandbox +hicra.alpha=0.2
+    trainer.v1.trainer_mode=hicra +hicra.lexicon=families +hicra.alpha=0.2
     trainer.nnodes=2 trainer.n_gpus_per_node=1 trainer.device=cpu trainer.logger=[file]
     trainer.total_training_steps=2 trainer.val_before_train=false trainer.resume_mode=disable
     data.train_batch_size=4 data.max_prompt_length=64 data.max_response_length=24 data.dataloader_num_workers=0

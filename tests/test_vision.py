@@ -53,7 +53,7 @@ def _no_torchvision():
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     """A folder with a vision-language model of two layers and its processor, with random weights."""
-    tokenizer = AutoTokenizer.from_pretrained(data_root() / "sandbox/base")
+    tokenizer = AutoTokenizer.from_pretrained(data_root() / "families/base")
     tokens = ["<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>"]
     tokenizer.add_special_tokens({"additional_special_tokens": tokens})
     size = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -127,7 +127,7 @@ class Keeping(StudyMixin, GRPOTrainer):
 
 def _trainer(base, out, rows_per_pass=4):
     profile = get_profile(
-        "sandbox",
+        "families",
         steps=2,
         prompts_per_step=2,
         group_size=4,

@@ -14,8 +14,8 @@ from hicra.errors import HicraError
 from hicra.lexicon.lexicon import Lexicon
 from hicra.words import segments
 
-# Words. Two-word n-grams join the 3 to 5 of the recipe: without them no placebo of the sandbox lexicon's
-# size covers as much text.
+# Words. Two-word n-grams join the 3 to 5 of the recipe: without them no placebo of a made world's lexicon of
+# any size covers as much text.
 LENGTHS = (2, 3, 4, 5)
 POWERS = (1, 2, 3, 4)
 MISS = 0.02  # how far, relatively, the coverage may stay below the real one

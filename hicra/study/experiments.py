@@ -1,8 +1,8 @@
-"""The experiments of the two made worlds: which runs the paper's figures, controls and claims need.
+"""The experiments: which runs the paper's figures, controls and claims need.
 
 A condition is an arm with settings. Its name is the `arm` of tables and figures and the first part of
 its run folder's name. A seed has the same problems in the same order in every condition, so differences are
-paired; in the second world some conditions have fewer seeds.
+paired; conditions that decide less have fewer seeds.
 """
 
 from __future__ import annotations
@@ -25,9 +25,6 @@ from hicra.study.profiles import Profile, get_profile
 from hicra.study.record.run_folder import RECORDS, RunError, RunFolder, run_folders
 from hicra.study.training.plan import plan_run
 
-SEEDS = (10, 11, 12, 13, 14)  # unused before; calibration and settings saw others
-# Fewer steps than `make study` takes: 90 runs have to fit into an afternoon on two cores.
-COMMON = {"steps": 60, "eval_every": 20, "eval_samples": 2}
 KEPT = ("manifest.json", *(f"{name}.gz" for name in RECORDS))
 
 
@@ -39,41 +36,20 @@ class Condition(NamedTuple):
     question: str
 
 
-# In the order in which they are run: what decides most claims first.
-CONDITIONS = {
-    "grpo": Condition("grpo", {}, "the baseline"),
-    "hicra": Condition("hicra", {}, "the paper's method, alpha 0.2, lexicon by its recipe"),
-    "oracle": Condition("hicra", {"credit_lexicon": "oracle"}, "is the idea right, whatever the lexicon"),
-    "placebo": Condition("hicra", {"credit_lexicon": "sandbox-placebo"}, "does it matter which tokens"),
-    "high_entropy": Condition("high_entropy", {}, "are uncertain tokens as good as planning tokens"),
-    "entropy_reg": Condition("entropy_reg", {}, "is an entropy bonus on all tokens as good"),
-    "entropy_reg0.2": Condition(
-        "entropy_reg", {"entropy_coef": 0.2}, "and where the bonus is strong enough to be seen"
-    ),
-    "drop30": Condition("hicra", {"credit_drop": 0.3}, "does the lexicon's completeness matter"),
-    "symmetric": Condition("symmetric", {}, "should failures blame planning more instead of less"),
-    "weak-grpo": Condition("grpo", {"base": "sandbox/weak"}, "the baseline without procedural skill"),
-    "weak-hicra": Condition("hicra", {"base": "sandbox/weak"}, "does HICRA need procedural skill"),
-    "alpha0.1": Condition("hicra", {"alpha": 0.1}, "less amplification"),
-    "alpha0.5": Condition("hicra", {"alpha": 0.5}, "more amplification"),
-    "alpha0.9": Condition("hicra", {"alpha": 0.9}, "nearly the most amplification"),
-    "gated": Condition("gated", {}, "the second-hand variant"),
-    "listing1": Condition("hicra", {"credit_lexicon": "listing1"}, "the paper's own list"),
-    "skyt1-paper": Condition("hicra", {"credit_lexicon": "skyt1-paper"}, "real traces, preset paper"),
-    "skyt1-hicra": Condition("hicra", {"credit_lexicon": "skyt1-hicra"}, "real traces, preset hicra"),
-}
-
-
-# The second world's. Its pilots have other seeds, from 900 on.
+WORLD = "families"  # the profile that the conditions are made for
+# Pilots have other seeds, from 900 on.
 DECIDING, FEWER = tuple(range(1000, 1010)), tuple(range(1000, 1005))
 EASY, EVEN = {"base": "families/easy"}, {"problem_set": "families-even"}
+# Longer than `make study`, which shows two seeds in a coffee break, and scored on many samples.
+COMMON = {"steps": 120, "final_samples": 16, "seeds": DECIDING}
 
 
 def _few(arm: str, question: str, **overrides) -> Condition:
     return Condition(arm, {"seeds": FEWER, **overrides}, question)
 
 
-FAMILIES = {
+# In the order in which they are run: what decides most claims first.
+CONDITIONS = {
     "grpo": Condition("grpo", {}, "the baseline"),
     "hicra": Condition("hicra", {}, "the paper's method, alpha 0.2"),
     "hicra0.9": Condition("hicra", {"alpha": 0.9}, "nearly the most amplification"),
@@ -108,37 +84,26 @@ FAMILIES = {
 }
 
 
-class Suite(NamedTuple):
-    """The conditions of a profile, the settings they share, and where their records are, in data/."""
-
-    conditions: dict[str, Condition]
-    common: dict
-    place: str
-
-
-SUITES = {
-    "sandbox": Suite(CONDITIONS, {**COMMON, "seeds": SEEDS}, "experiments"),
-    "families": Suite(FAMILIES, {"seeds": DECIDING}, "families/records"),
-}
-
-
-def suite_of(profile: str) -> Suite:
-    """A made world's own suite; of other profiles the sandbox's conditions, with records in data/PROFILE."""
-    return SUITES.get(profile) or Suite(CONDITIONS, {}, profile)
+def records_of(profile: str) -> str:
+    """Where the records of a profile's experiments are, in data/."""
+    return "families/records" if profile == WORLD else profile
 
 
 def condition_profile(name: str, profile: str, **overrides) -> Profile:
-    """The settings of a condition; steps and seeds of another profile than the made worlds' are its own.
+    """The settings of a condition; another profile than the families' has seeds of its own.
 
-    Raises HicraError for an unknown condition, and for one that needs the sandbox elsewhere.
+    Raises HicraError for an unknown condition, and for one that needs the families' world elsewhere.
     """
-    conditions, common, _ = suite_of(profile)
-    if name not in conditions:
-        raise HicraError(f"unknown condition {name!r}; choose one of: {', '.join(conditions)}")
-    settings = conditions[name].overrides
-    if profile not in SUITES and "sandbox" in str(settings):
-        raise HicraError(f"condition {name!r} is the sandbox's own ({settings}); {profile} has none like it")
-    return get_profile(profile, **{**common, **settings, **overrides})
+    if name not in CONDITIONS:
+        raise HicraError(f"unknown condition {name!r}; choose one of: {', '.join(CONDITIONS)}")
+    settings = COMMON | CONDITIONS[name].overrides
+    if profile != WORLD:
+        settings = {key: value for key, value in settings.items() if key not in COMMON}
+        if WORLD in str(settings):
+            raise HicraError(
+                f"condition {name!r} is of the profile {WORLD} ({settings}); {profile} has none like it"
+            )
+    return get_profile(profile, **settings | overrides)
 
 
 def experiment_jobs(
@@ -146,18 +111,21 @@ def experiment_jobs(
 ) -> Iterator[Job]:
     """A run for every condition and seed, condition by condition.
 
-    A yoked run takes its weights from the record, in `records`, of the HICRA run of its seed, and is left out
-    while there is none.
+    A yoked run takes its weights from the record, in `records`, of the HICRA run of its seed; HicraError
+    where there is none.
     """
     for name in names:
         own = condition_profile(name, profile, **overrides)
-        arm = suite_of(profile).conditions[name].arm
+        arm = CONDITIONS[name].arm
         for seed in own.seeds:
             settings = own
             if arm == "yoked":
                 leader = RunFolder(Path(records) / f"{name.replace('yoked', 'hicra')}-seed{seed}")
                 if not leader.finished:
-                    continue
+                    raise HicraError(
+                        f"{name} takes its weights from {leader.path.name}, which is not in {records}; name "
+                        f"{name.replace('yoked', 'hicra')!r} among the conditions too"
+                    )
                 settings = replace(own, weights=weights_of(leader.read("steps.jsonl"), own.alpha))
             plan = plan_run(settings, arm, seed, condition=name)
             yield Job(plan, RunFolder(Path(root) / f"{name}-seed{seed}"))

@@ -1,18 +1,21 @@
-"""What notebooks show beside figures: answers in a sentence, readiness, versions, a line that updates."""
+"""What notebooks show beside figures: answers in a sentence, small tables, readiness, versions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 
 from hicra.study.training.preflight import Check
 
 import pandas as pd
 from IPython.display import Markdown, Pretty, display
+from matplotlib.figure import Figure
 
+from hicra.study.figures.catalogue import Drawing
 from hicra.study.record.run_folder import RunFolder
 from hicra.study.record.run_tables import Study
 from hicra.study.training.settings import PACKAGES
+from hicra.study.verdicts.families_quantities import of_steps
 from hicra.study.verdicts.intervals import paired_interval
 from hicra.study.verdicts.windows import EDGE
 
@@ -84,6 +87,57 @@ def _ends(steps: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
 
 def _shows(holds: bool) -> str:
     return "shows" if holds else "does not show"
+
+
+def drawn(figures: Mapping[str, Drawing], name: str) -> Figure | Markdown:
+    """A figure of `catalogue.drawings`, or that its runs are not all made yet."""
+    if name in figures:
+        return figures[name].draw()
+    return Markdown(f"`{name}` is not drawn: not all of its runs have been made.")
+
+
+def strategies(runs: Sequence[RunFolder]) -> Markdown:
+    """How the entropy of strategies changed from the first steps to the last, in its two parts."""
+    ends = _choices(runs)
+    if ends is None:
+        return Markdown(NOT_MADE)
+    first, last = ends.groupby("when").mean().loc[["first", "last"]].to_dict("records")
+    told = {name: f"{first[name]:.2f} to {last[name]:.2f}" for name in first}
+    return Markdown(
+        f"**H(S) went from {told['strategies']} bits**, H(S given X) from {told['within_families']} and "
+        f"I(S; X) from {told['specialised']} (means over {len(runs)} seeds). The share of completions "
+        f"that take the family's own strategy went from {told['fitting']}."
+    )
+
+
+def phrases(runs: Sequence[RunFolder]) -> pd.DataFrame | Markdown:
+    """How marked words that change nothing, planning and length changed, by arm, means over seeds."""
+    ends = _choices(runs)
+    if ends is None:
+        return Markdown(NOT_MADE)
+    means = ends.groupby(["arm", "when"])[list(PHRASES)].mean()
+    return (means.xs("last", level="when") - means.xs("first", level="when")).rename(columns=PHRASES).round(3)
+
+
+PHRASES = {
+    "marked_connectives": "marked connectives, log odds",
+    "planning": "planning tokens, share",
+    "looks": "second looks",
+    "tokens": "tokens",
+}
+NOT_MADE = "These problems are not made, so their right strategy and neutral words are not known."
+
+
+def _choices(runs: Sequence[RunFolder]) -> pd.DataFrame | None:
+    """What completions chose in the first and the last EDGE steps of each run; None where it is not known."""
+    rows = []
+    for run in runs:
+        steps = run.read("steps.jsonl")
+        if "plans" not in steps[0]:
+            return None
+        for when, part in (("first", steps[:EDGE]), ("last", steps[-EDGE:])):
+            rows.append({"arm": run.condition, "when": when, **of_steps(part)})
+    return pd.DataFrame(rows).set_index(["arm", "when"])
 
 
 def against_grpo(study: Study, arm: str, runs: Sequence[RunFolder]) -> Markdown:

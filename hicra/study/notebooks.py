@@ -27,11 +27,18 @@ from hicra.study.record.run_folder import RunFolder, run_folders
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 TRAINING = ("02_grpo_baseline", "03_hicra")
 STUDY = (
-    *("00_start_here", "01_strategic_grams", *TRAINING, "04_figures", "05_controls", "06_boundary"),
+    *(
+        "00_start_here",
+        "01_strategic_grams",
+        *TRAINING,
+        "04_figures",
+        "05_controls",
+        "06_what_the_equation_does",
+    ),
     "08_real_runs",
 )
 READS_RECORDS = (  # at least, the committed ones
-    *("00_start_here", "04_figures", "05_controls", "06_boundary", "08_real_runs"),
+    *("00_start_here", "04_figures", "05_controls", "06_what_the_equation_does", "08_real_runs"),
 )
 LINE_SECONDS = 10.0
 WIDGET = "application/vnd.jupyter.widget-view+json"  # a progress bar
@@ -64,7 +71,7 @@ def stamp(path: Path, parameters: dict) -> str:
     """A hash of what decides a notebook's outputs: its source, its parameters, the committed run records."""
     cells = nbformat.read(path, as_version=4).cells
     source = [[c.cell_type, c.source] for c in cells if INJECTED not in c.metadata.get("tags", [])]
-    records = folder_sha256(data_root() / "experiments", "manifest.json")
+    records = folder_sha256(data_root() / "families/records", "manifest.json")
     return sha256(json.dumps([source, parameters, records], sort_keys=True))
 
 
@@ -107,7 +114,7 @@ def publish_notebooks() -> None:
     runs = NOTEBOOKS.parent / "runs"
     for name in STUDY:
         path = NOTEBOOKS / f"{name}.ipynb"
-        executed = run_notebook(path, runs / "published" / path.name, {}, runs / "sandbox")
+        executed = run_notebook(path, runs / "published" / path.name, {}, runs / "families")
         write_atomic(path, nbformat.writes(published(executed)) + "\n")
 
 

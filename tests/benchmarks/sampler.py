@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    profile = get_profile("sandbox")
+    profile = get_profile("families")
     model, tokenizer = unsloth_models.load_policy(data_root() / profile.base, lora_rank=0, seed=0)
     prompts = tokenizer([task.prompt for task in training_tasks(profile, 16, seed=0)])["input_ids"]
     common = {"temperature": 1.0, "ends": [tokenizer.eos_token_id], "pad": tokenizer.pad_token_id}

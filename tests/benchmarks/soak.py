@@ -64,7 +64,7 @@ MODES = ("at any moment", "while a checkpoint is written", "while a record grows
 
 def kills(options) -> Iterator[Row]:
     """A run killed again and again ends as the one that was left alone."""
-    profile = get_profile("sandbox", **SMALL)
+    profile = get_profile("families", **SMALL)
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         _finish(profile, whole := RunFolder(root / "whole"))
@@ -142,7 +142,7 @@ def numbers(run: RunFolder) -> dict:
 
 def endings(options) -> Iterator[Row]:
     """Runs of two processes end, beside a load on every core: the end alone, and whole runs."""
-    profile = get_profile("sandbox", **{**SMALL, "steps": 2}, processes=2)
+    profile = get_profile("families", **{**SMALL, "steps": 2}, processes=2)
     with tempfile.TemporaryDirectory() as temporary, _load():
         alone = ending(options.endings)
         runs = [RunFolder(Path(temporary) / str(i)) for i in range(options.endings // 20)]
@@ -304,7 +304,7 @@ def _tasks(work: list) -> list[list[str]]:
 
 def memory(options) -> Iterator[Row]:
     """Resident size of a long sandbox run with all its workers, from the tenth minute on."""
-    profile = get_profile("sandbox", steps=6000, eval_every=50)
+    profile = get_profile("families", steps=6000, eval_every=50)
     settle, sizes = 600.0 * min(1.0, options.hours), []
     with tempfile.TemporaryDirectory() as temporary:
         process = start(plan_run(profile, "hicra", 0), Path(temporary) / "run")

@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--steps", type=int, default=5)
     options = parser.parse_args()
-    profile = replace(get_profile("sandbox", steps=options.steps, checkpoint_every=1000), learning_rate=0.0)
+    profile = replace(get_profile("families", steps=options.steps, checkpoint_every=1000), learning_rate=0.0)
     lexicon = Lexicon.load(profile.lexicon)
     pairs = []
     for seed in range(options.rounds + 1):

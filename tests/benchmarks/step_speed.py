@@ -162,7 +162,7 @@ def median(seconds, part: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("profile", choices=("sandbox", "smollm2"))
+    parser.add_argument("profile", choices=("families", "smollm2"))
     parser.add_argument("--arm", default="hicra")
     parser.add_argument("--pairs", type=int, default=6)
     parser.add_argument("--ways", default="", help="comma-separated, TRL's first; all by default")

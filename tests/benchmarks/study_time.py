@@ -1,4 +1,4 @@
-"""Where the time of a study goes: `python -m tests.benchmarks.study_time runs/sandbox/notebooks`.
+"""Where the time of a study goes: `python -m tests.benchmarks.study_time runs/families/notebooks`.
 
 A Markdown table of the executed notebooks, with the seconds that papermill wrote into them and the slowest cells.
 """

@@ -25,12 +25,12 @@ from verl.trainer.ppo.v1 import get_trainer_cls
 
 from hicra.lexicon.lexicon import Lexicon
 
-BASE = Path(__file__).parents[2] / "data" / "sandbox" / "base"
+BASE = Path(__file__).parents[2] / "data" / "families" / "base"
 
 
 def make_trainer(base: Path):
     overrides = ["algorithm.adv_estimator=grpo", "algorithm.norm_adv_by_std_in_grpo=false"]
-    overrides += [f"actor_rollout_ref.model.path={base}", "+hicra.lexicon=sandbox"]
+    overrides += [f"actor_rollout_ref.model.path={base}", "+hicra.lexicon=families"]
     with initialize_config_module("verl.trainer.config", version_base=None):
         made = get_trainer_cls("hicra")(compose("ppo_trainer", overrides=overrides))
     made._init_tokenizer()
@@ -39,7 +39,7 @@ def make_trainer(base: Path):
 
 def rollouts(tokenizer, n_rows: int, n_tokens: int) -> TensorDict:
     """Completions of `n_tokens` each, in groups of 8, with what verl's advantage step reads."""
-    text = " . ".join(f"{gram} 3 + 4 = 7" for gram in Lexicon.load("sandbox").grams)
+    text = " . ".join(f"{gram} 3 + 4 = 7" for gram in Lexicon.load("families").grams)
     ids = torch.tensor(tokenizer(text)["input_ids"])
     ids = ids.repeat(-(-n_tokens // len(ids)))[:n_tokens]
 

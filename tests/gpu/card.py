@@ -39,4 +39,4 @@ def base_folder() -> Path:
 
     from hicra.study.profiles import get_profile
 
-    return folder(get_profile("smollm2", warm_start_steps=0) if GPU else get_profile("sandbox"))
+    return folder(get_profile("smollm2", warm_start_steps=0) if GPU else get_profile("families"))

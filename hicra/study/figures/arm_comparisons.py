@@ -1,4 +1,4 @@
-"""Figures of the controls (paper, Table 1, Fig. 5, 7 to 11 and 14): many arms beside each other.
+"""Figures of the controls (paper, Table 1, Fig. 5 and 7 to 11): many arms beside each other.
 
 Frames, errors and the meaning of lines are those of training_curves.py; `values` is
 `run_quantities.quantities`.
@@ -24,13 +24,12 @@ from hicra.study.figures.style import (
     fit,
     house,
     legend_below,
-    paired,
     require,
     seed_counts,
-    seed_lines,
     seeds_note,
     top_legend,
 )
+from hicra.study.figures.tables import final_accuracy
 from hicra.study.figures.training_curves import (
     ESTIMATES,
     accuracy_panel,
@@ -146,7 +145,7 @@ def final_accuracies(values: pd.DataFrame, world: str, *, arms: Sequence[str]) -
 
     Small points are seeds, diamonds means with 95 % intervals over seeds; differences are paired by seed.
     """
-    wide = values["final_accuracy"].unstack("arm")[list(arms)]  # (seeds, arms)
+    wide = final_accuracy(values)[list(arms)]  # (seeds, arms)
     gaps = wide.drop(columns="grpo").sub(wide["grpo"], axis=0)
     counts = seed_counts(values.reset_index().query("arm in @arms"))
     note = f"Seeds: {counts}; small points are seeds, diamonds means with 95 % intervals over seeds."
@@ -274,45 +273,3 @@ def frequencies(counts: Mapping[str, Mapping[str, int]], world: str, *, arm: str
     ax.set(xlabel="rank", ylabel="frequency (share of occurrences)")
     ax.legend()
     return figure
-
-
-@house()
-def boundary(evals: pd.DataFrame, world: str, *, pairs: Mapping[str, tuple[str, str]]) -> Figure:
-    """Fig. 14: accuracy of GRPO and HICRA from two base policies, HICRA's advantages, and their difference.
-
-    `pairs` maps a base's name to its arms, the baseline first; the second base is the one with less skill.
-    """
-    arms = [arm for pair in pairs.values() for arm in pair]
-    tests = require(evals, ["accuracy"], arms)
-    figure = canvas(
-        height=5.2, title="Does HICRA need procedural skill?", world=world, note=seeds_note(tests)
-    )
-    axes = figure.subplots(2, 2)
-    for ax, (name, pair) in zip(axes[0], pairs.items(), strict=True):
-        arm_lines(ax, tests, "accuracy", "accuracy\n(share of held-out problems)", pair)
-        ax.set_title(f"From the {name}")
-        ax.legend()
-    one_scale(axes[0])
-    _interaction(axes[1], tests, pairs)
-    return figure
-
-
-def _interaction(row: Sequence[Axes], tests: pd.DataFrame, pairs: Mapping[str, tuple[str, str]]) -> None:
-    """The advantage from either base, and how much larger it is from the first, paired by seed and step."""
-    gaps = pd.concat(paired(tests, "accuracy", ours, plain) for plain, ours in pairs.values())
-    for (name, (_, arm)), look in zip(
-        pairs.items(), faces(ours for _, ours in pairs.values()).values(), strict=True
-    ):
-        style = {"label": f"from the {name}", "color": look.color, "dashes": look.dashes, "between": interval}
-        seed_lines(row[0], gaps[gaps["arm"] == arm], "accuracy", **style)
-    first, second = (ours for _, ours in pairs.values())
-    twice = paired(gaps, "accuracy", first, second)
-    style = {"label": "_interaction", "color": "0.2", "dashes": (), "between": interval}
-    seed_lines(row[1], twice, "accuracy", **style)
-    for ax in row:
-        ax.axhline(0, color="0.4", lw=0.7, label="_zero")
-        ax.set(xlabel=STEPS, ylabel="difference of shares")
-        fit(ax)
-    row[0].set_title("HICRA's advantage over GRPO")
-    row[0].legend()
-    row[1].set_title("Difference of the two advantages")

@@ -6,9 +6,10 @@ Everything here reads run records only: no model, no network.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import pandas as pd
@@ -17,17 +18,20 @@ from matplotlib.figure import Figure
 from hicra.files import study_data
 from hicra.lexicon.lexicon import Lexicon
 from hicra.study.figures import arm_comparisons, training_curves
-from hicra.study.figures.style import ARMS, arm_name
+from hicra.study.figures.style import ARMS, ELSEWHERE, arm_name
 from hicra.study.figures.tables import spoken
 from hicra.study.record.run_folder import RunError, RunFolder, run_folders
 from hicra.study.record.run_tables import Study, load_study, measured_with_parts
-from hicra.study.verdicts.claims import Claims, contrast
+from hicra.study.sources import MADE
+from hicra.study.verdicts.claims import contrast
 from hicra.study.verdicts.compass import compass_table
+from hicra.study.verdicts.families_quantities import families_quantities
 from hicra.study.verdicts.run_quantities import quantities
 
 
 class Experiments(NamedTuple):
-    """The committed run records, read: both tables, the quantities of claims, and the runs."""
+    """Run records, read. `values` are the quantities of claims, of all runs; the rest is of the main world's,
+    that of most runs."""
 
     study: Study
     values: pd.DataFrame
@@ -38,9 +42,9 @@ class Experiments(NamedTuple):
         return tuple(dict.fromkeys(self.study.steps["arm"]))
 
     @property
-    def strong(self) -> tuple[str, ...]:
-        """The arms that start from the stronger base policy."""
-        return tuple(arm for arm in self.arms if not arm.startswith("weak"))
+    def one_start(self) -> tuple[str, ...]:
+        """The arms that start from the profile's own base policy."""
+        return tuple(arm for arm in self.arms if not arm.startswith(ELSEWHERE))
 
     @property
     def lexicon(self) -> Lexicon:
@@ -61,23 +65,36 @@ class Experiments(NamedTuple):
         return pd.DataFrame(rows, columns=["arm", "seed", "step", "problem", "share"])
 
     def correlations(self) -> pd.DataFrame:
-        """`compass.compass_table` over the arms from the stronger base."""
-        return compass_table(self.study.steps, self.study.evals, self.strong)
+        """`compass.compass_table` over the arms from one base."""
+        return compass_table(self.study.steps, self.study.evals, self.one_start)
 
 
 def load_experiments(records: Path | str = "", order: Sequence[str] = tuple(ARMS)) -> Experiments:
     """All finished runs in `records`, or the committed ones, arms in the given order.
 
-    Raises RunError where there are none.
+    Runs of different worlds, such as problems of equal difficulty, share no figure, and no entropy is matched
+    across them. Raises RunError where there is no run.
     """
-    records = Path(records) if records else study_data("experiments")
+    records = Path(records) if records else study_data("families/records")
     runs = [run for run in run_folders(records) if run.finished]
     if not runs:
         raise RunError(f"no finished run in {records}; make them with `make experiments`")
     place = {name: i for i, name in enumerate(order)}
     runs.sort(key=lambda run: (place.get(run.condition, len(place)), run.path.name))
-    study = load_study(runs)
-    return Experiments(study, quantities(study.steps, study.evals), tuple(runs))
+    worlds: dict[str, list[RunFolder]] = {}
+    for run in runs:
+        worlds.setdefault(run.manifest()["world"], []).append(run)
+    ordered = sorted(worlds.values(), key=len, reverse=True)
+    studies = [load_study(of_world) for of_world in ordered]
+    values = pd.concat(map(_values, studies, ordered))
+    return Experiments(studies[0], values, tuple(ordered[0]))
+
+
+def _values(study: Study, runs: Sequence[RunFolder]) -> pd.DataFrame:
+    """The quantities of runs of one world; those of its choices where problems are made."""
+    values = quantities(study.steps, study.evals)
+    made = all(run.manifest()["settings"]["problem_set"] in MADE for run in runs)
+    return values.join(families_quantities(runs)) if made else values
 
 
 def _answers(run: RunFolder) -> Iterator[tuple]:
@@ -87,18 +104,15 @@ def _answers(run: RunFolder) -> Iterator[tuple]:
             yield run.condition, run.seed, row["step"], problem, right / samples
 
 
+GRPO, PAIR = MappingProxyType({"grpo": 1}), MappingProxyType({"hicra": 1, "grpo": -1})
+
+
 class Told(NamedTuple):
     """Numbers in words, for the sentence that answers a figure's claim."""
 
-    rules: Claims
     values: pd.DataFrame
 
-    def claim(self, name: str) -> str:
-        """The statistic of a claim, by its id."""
-        claim = next(claim for claim in self.rules.claims if claim["id"] == name)
-        return self.of(claim["quantity"], claim["of"])
-
-    def of(self, quantity: str, weights: dict[str, float]) -> str:
+    def of(self, quantity: str, weights: Mapping[str, float] = GRPO) -> str:
         return spoken(contrast(self.values, quantity, weights))
 
 
@@ -163,11 +177,6 @@ def _compass(data: Experiments, arms: tuple[str, ...]) -> Figure:
     return arm_comparisons.compass(steps, evals, data.correlations(), world, arms=arms)
 
 
-def _boundary(data: Experiments, arms: tuple[str, ...]) -> Figure:
-    pairs = {"base policy": arms[:2], "weak base policy": arms[2:]}
-    return arm_comparisons.boundary(data.study.evals, data.study.world, pairs=pairs)
-
-
 def _each_arm(data: Experiments, told: Told) -> str:
     """Fig. 9's answer: the change of semantic entropy, arm by arm."""
     arms = [arm for arm in GRID if arm in data.arms]
@@ -187,11 +196,11 @@ def _most_frequent(data: Experiments, _: Told) -> str:
 def _against_each(data: Experiments, told: Told) -> str:
     """Table 1's answer: HICRA against the arms of the paper's table."""
     others = [arm for arm in ("grpo", "high_entropy", "placebo", "entropy_reg") if arm in data.arms]
-    found = (f"{told.of('final_accuracy', {'hicra': 1, a: -1})} for {arm_name(a)}" for a in others)
+    found = (f"{told.of('final_accuracy_1', {'hicra': 1, a: -1})} for {arm_name(a)}" for a in others)
     return f"HICRA's final accuracy minus that of each other arm: {'; '.join(found)}."
 
 
-GRID = ("grpo", "hicra", "weak-grpo", "weak-hicra")
+GRID = ("grpo", "hicra", "easy-grpo", "easy-hicra")
 ENTRIES = (
     Entry(
         "fig01_overview",
@@ -201,8 +210,8 @@ ENTRIES = (
         lambda data, arms: training_curves.overview(data.study.steps, data.study.world, arm=arms[0]),
         lambda _, told: (
             "Over the run the log perplexity of execution tokens changes by "
-            f"{told.claim('execution-consolidates')} nats and semantic entropy by "
-            f"{told.claim('semantic-entropy-rises')} bits."
+            f"{told.of('execution_log_perplexity_change')} nats and semantic entropy by "
+            f"{told.of('semantic_entropy_change')} bits."
         ),
     ),
     Entry(
@@ -212,9 +221,9 @@ ENTRIES = (
         _all("grpo"),
         lambda data, arms: training_curves.two_phase(*data.study, arm=arms[0]),
         lambda _, told: (
-            f"Over the run semantic entropy changes by {told.claim('semantic-entropy-rises')} bits, matched "
-            f"for the number of occurrences by {told.claim('semantic-entropy-rises-matched')}, and length by "
-            f"{told.claim('length-scales')} tokens."
+            f"Over the run semantic entropy changes by {told.of('semantic_entropy_change')} bits, matched "
+            f"for the number of occurrences by {told.of('semantic_entropy_matched_change')}, and length by "
+            f"{told.of('length_change')} tokens."
         ),
     ),
     Entry(
@@ -225,7 +234,7 @@ ENTRIES = (
         lambda data, arms: training_curves.errors(*data.study, arm=arms[0]),
         lambda _, told: (
             "On training prompts the change in planning errors minus that in execution errors is "
-            f"{told.claim('errors-are-strategic')} of all completions."
+            f"{told.of('planning_minus_execution_error_change')} of all completions."
         ),
     ),
     Entry(
@@ -235,24 +244,24 @@ ENTRIES = (
         _all("grpo", "hicra"),
         lambda data, arms: training_curves.hicra_vs_grpo(*data.study, arms=arms),
         lambda _, told: (
-            f"HICRA minus GRPO at the end: {told.claim('hicra-beats-grpo')} in accuracy and "
-            f"{told.claim('hicra-more-diverse')} bits in semantic entropy."
+            f"HICRA minus GRPO at the end: {told.of('final_accuracy', PAIR)} in accuracy and "
+            f"{told.of('final_semantic_entropy', PAIR)} bits in semantic entropy, "
+            f"{told.of('final_semantic_entropy_matched', PAIR)} where occurrences are matched."
         ),
     ),
     Entry(
         "fig05_entropy_regularization",
         "Fig. 5",
         "an entropy bonus on all tokens raises token entropy and not accuracy",
-        _all("grpo", "hicra", "entropy_reg", "entropy_reg0.2"),
+        _all("grpo", "hicra", "entropy_reg"),
         _curves(
             ("semantic_entropy", "accuracy", "group_solved", "token_entropy"),
             "Is HICRA better than an entropy bonus on all tokens?",
         ),
         lambda _, told: (
-            "Against GRPO, the strong bonus changes token entropy by "
-            f"{told.claim('strong-bonus-raises-token-entropy')} nats; in accuracy HICRA minus the bonus is "
-            f"{told.claim('hicra-beats-strong-bonus')}, minus the weak one "
-            f"{told.claim('hicra-beats-entropy-regularization')}."
+            "Against GRPO, the bonus changes the entropy of planning tokens at the end by "
+            f"{told.of('final_entropy_planning', {'entropy_reg': 1, 'grpo': -1})} nats; in reward over the "
+            f"run HICRA minus the bonus is {told.of('mean_reward', {'hicra': 1, 'entropy_reg': -1})}."
         ),
     ),
     Entry(
@@ -277,7 +286,7 @@ ENTRIES = (
         ),
         lambda _, told: (
             "Crediting 70 % of the grams instead of all of them moves final accuracy by "
-            f"{told.claim('drop-30')}."
+            f"{told.of('final_accuracy_1', {'drop30': 1, 'hicra': -1})}."
         ),
     ),
     Entry(
@@ -304,8 +313,8 @@ ENTRIES = (
         _compass,
         lambda _, told: (
             "Within runs of GRPO, semantic entropy's rank correlation with later gains, minus that of token "
-            f"entropy, is {told.claim('semantic-entropy-predicts')}; minus that of Pass@8 it is "
-            f"{told.claim('semantic-entropy-beats-pass-at-k')}."
+            f"entropy, is {told.of('semantic_minus_token_prediction')}; minus that of Pass@8 it is "
+            f"{told.of('semantic_minus_pass_prediction')}."
         ),
     ),
     Entry(
@@ -315,26 +324,15 @@ ENTRIES = (
         _all("grpo", "hicra"),
         lambda data, arms: training_curves.entropy_overlap(data.study.steps, data.study.world, arms=arms),
         lambda _, told: (
-            f"Before RL {told.claim('planning-is-uncertain')} of the planning tokens are high-entropy, and "
-            f"{told.claim('uncertain-is-not-planning')} of the high-entropy tokens are planning."
-        ),
-    ),
-    Entry(
-        "fig14_boundary",
-        "Fig. 14",
-        "HICRA fails where procedural skill is missing",
-        _all(*GRID),
-        _boundary,
-        lambda _, told: (
-            "HICRA's advantage in final accuracy from the base policy, minus that from the weak one, is "
-            f"{told.claim('boundary')}."
+            f"Before RL {told.of('planning_high_entropy')} of the planning tokens are high-entropy, and "
+            f"{told.of('high_entropy_planning')} of the high-entropy tokens are planning."
         ),
     ),
     Entry(
         "table1_accuracy",
         "Table 1",
         "HICRA ends higher than GRPO and than every control",
-        lambda data: data.strong if "grpo" in data.arms else (),
+        lambda data: data.one_start if "grpo" in data.arms else (),
         lambda data, arms: arm_comparisons.final_accuracies(data.values, data.study.world, arms=arms),
         _against_each,
     ),

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from hicra.errors import HicraError
 from hicra.files import data_root, write_atomic
 from hicra.lexicon.lexicon import Lexicon
 from hicra.planning.trace_page import rollout_html, save_html
 from hicra.study.figures.catalogue import Drawing, Experiments, Told, drawings, load_experiments
+from hicra.study.figures.equation_effects import arm_table, equation_effects
 from hicra.study.figures.marked_text import marked_text
 from hicra.study.figures.style import ARMS, save
 from hicra.study.figures.tables import (
@@ -27,9 +29,9 @@ from hicra.study.figures.tables import (
 )
 from hicra.study.verdicts.claims import (
     NOT_TESTED,
-    Claims,
     afterwards_table,
     load_claims,
+    power_table,
     verdict_counts,
     verdict_table,
 )
@@ -46,33 +48,43 @@ def build_gallery(
     records: Path | str,
     claims: Path | str,
     out: Path | str,
+    *,
+    pilots: Path | str,
     order: Sequence[str] = tuple(ARMS),
     models: Sequence[Path | str] = (),
 ) -> list[Path]:
     """Draw every figure, write the tables, and the gallery page README.md.
 
-    `models` are folders with the runs of language models; each gets a section of its own. Raises RunError
-    where a folder holds no finished run, ClaimError for a claims file it cannot use.
+    `models` are folders with the runs of language models; each gets a section of its own. `pilots` holds runs
+    that decide nothing and tell the power. Raises RunError where a folder holds no finished run, ClaimError
+    for a claims file it cannot use, HicraError for records that are not of the claims' world.
     """
     data, rules, out = load_experiments(records, order), load_claims(claims), Path(out)
+    if "marked_connectives" not in data.values:
+        raise HicraError(
+            f"the runs in {records} are on {data.study.world!r}, whose problems are not made: no claim is of "
+            "them; give the folder by --models"
+        )
     others = {Path(folder).name: load_experiments(folder, order) for folder in models}
     verdicts = verdict_table(rules, data.values)
     tables = {
+        "arms": arm_table(data.values, order),
         "table1_accuracy": accuracy_table(data.values),
         "table2_strategic": strategic_table(data.completions("grpo"), data.lexicon),
         "compass": data.correlations(),
         "afterwards": afterwards_table(rules, data.values),
+        "power": power_table(rules, load_experiments(pilots, order).values),
         "verdicts": verdicts.assign(figures=verdicts["figures"].str.join("; ")),
     }
     tables |= {f"{name}_accuracy": learning_table(other.answers()) for name, other in others.items()}
-    written, pages = [], []
+    written, pages = save(equation_effects(data.values, data.study.world, order), out, "equation_effects"), []
     for name, drawing in drawings(data).items():
         written += save(drawing.draw(), out, name)
-        pages.append(_page(name, drawing, Told(rules, data.values), verdicts))
+        pages.append(_page(name, drawing, Told(data.values), verdicts))
     written += [*_marked_trace(out), *_traces(data, out)]
     sections = []
     for name, other in others.items():
-        page, files = _model_section(name, other, rules, tables[f"{name}_accuracy"], out)
+        page, files = _model_section(name, other, tables[f"{name}_accuracy"], out)
         sections.append(page)
         written += files
     for name, frame in tables.items():
@@ -135,16 +147,14 @@ def _afterwards(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def _model_section(
-    name: str, data: Experiments, rules: Claims, table: pd.DataFrame, out: Path
-) -> tuple[str, list[Path]]:
+def _model_section(name: str, data: Experiments, table: pd.DataFrame, out: Path) -> tuple[str, list[Path]]:
     """The gallery's section on a language model's runs, and the figures that it shows."""
     written, shown = [], []
     for figure, drawing in drawings(data).items():
         if figure in OF_A_MODEL:
             written += save(drawing.draw(), out, f"{name}_{figure}")
             image = f"![{drawing.number}, as measured here]({name}_{figure}.png)"
-            answer = drawing.answer(Told(rules, data.values))
+            answer = drawing.answer(Told(data.values))
             claim = f"The paper: {drawing.claim}."
             files = f"[SVG]({name}_{figure}.svg), [PDF]({name}_{figure}.pdf)."
             shown.append(f"### {drawing.number}, {name}\n\n{claim}\n\nHere: {answer}\n\n{image}\n\n{files}\n")
@@ -154,10 +164,27 @@ def _model_section(
 
 GALLERY = """# Gallery
 
-`make figures` draws all of this from the {n} run records in `data/experiments` (made by `make experiments`),
-without a model. Model and data: {world}.
+`make figures` draws all of this from the run records in `data/families/records` (made by
+`make experiments`), without a model: {n} runs of the main world, and those of problems of equal difficulty.
+Model and data: {world}.
 
-**{counts}** Each claim has its row in the [last table](#verdicts).
+**{counts}** Each claim has its row in the [last table](#verdicts); one whose runs are not all made yet is not
+tested here.
+
+## What HICRA's equation does
+
+HICRA is a factor on planning credit plus a bonus for every planning token, right or wrong
+([docs/equation.md](../docs/equation.md)). What each arm does to words, planning and speed, and HICRA's gain
+in parts:
+
+![What each arm does to words, planning and speed, and HICRA's gain in parts](equation_effects.png)
+
+[SVG](equation_effects.svg), [PDF](equation_effects.pdf).
+
+Means over seeds, late in the run unless named otherwise; arms with fewer seeds are not comparable by these
+alone. [arms.csv](arms.csv)
+
+{arms}
 
 ## Figures
 
@@ -180,24 +207,25 @@ marked too, are a page: [fig13_traces.html](fig13_traces.html).
 
 ### Table 1: accuracy
 
-Accuracy on held-out problems at the end of training, the mean over seeds with its 95 % interval, and the
-difference to GRPO from the same base, paired by seed. The paper's columns are means over its six benchmarks,
-for Qwen2.5-7B-Base, and in the rows on the weak base for Llama-3.1-8B-Instruct. That is a different setting:
-compare only the ranking of the arms. [table1_accuracy.csv](table1_accuracy.csv)
+Accuracy on held-out problems at the end of training and at temperature 1, the mean over seeds with its 95 %
+interval, and the difference to GRPO from the same base and problems, paired by seed. The paper's columns are
+means over its six benchmarks, for Qwen2.5-7B-Base. That is a different setting: compare only the ranking of
+the arms. [table1_accuracy.csv](table1_accuracy.csv)
 
 {table1_accuracy}
 
 ### Table 2: which phrases are strategic?
 
-The paper asked people; here the sandbox's exact spans are the judge. A phrase is strategic if most of its
-occurrences in GRPO's kept rollouts lie within a planning phrase. [table2_strategic.csv](table2_strategic.csv)
+The paper asked people; here the exact spans of a made world are the judge. A phrase is strategic if most of
+its occurrences in GRPO's kept rollouts lie within a planning phrase.
+[table2_strategic.csv](table2_strategic.csv)
 
 {table2_strategic}
 
 ### Takeaway 3: which metric predicts later gains?
 
 Rank correlation with the gains that follow, the mean over seeds with its 95 % interval, over the arms from
-the stronger base. Within runs: a metric's mean over 5 steps with the gain in training reward over the next
+one base. Within runs: a metric's mean over 5 steps with the gain in training reward over the next
 ten. The number of the step is the null: whatever falls throughout predicts gains that shrink throughout.
 Across the runs of one seed: a metric at the first evaluation after the start with the held-out accuracy
 gained from there to the end. [compass.csv](compass.csv)
@@ -211,15 +239,22 @@ seeds. [afterwards.csv](afterwards.csv)
 
 {afterwards}
 
+## Power
+
+How likely a claim is replicated if the effect is the true one, by the spread over the seeds of pilots, which
+decide nothing (`data/families/pilots`). [power.csv](power.csv)
+
+{power}
+
 ## Verdicts
 
-By the rules of [data/claims.yaml](../data/claims.yaml), written before the runs. A claim is replicated if its
-rule holds for the whole interval, contradicted if the opposite does, and undecided if the interval is
-compatible with both. "Ours" is the mean over seeds with, in brackets, the 95 % interval that the verdict is
-based on: it reaches from the lower to the higher end of a paired bootstrap and Student's t
+By the rules of [data/families/claims.yaml](../data/families/claims.yaml), written before the runs. A claim is
+replicated if its rule holds for the whole interval, contradicted if the opposite does, and undecided if the
+interval is compatible with both. "Ours" is the mean over seeds with, in brackets, the 95 % interval that the
+verdict is based on: it reaches from the lower to the higher end of a paired bootstrap and Student's t
 ([verdicts.csv](verdicts.csv) has both). A statistic is a quantity of
-`hicra/study/verdicts/run_quantities.py`, added and subtracted over arms. Power is the chance that a true
-effect of that size would have been found with as many seeds, spread as these are.
+`hicra/study/verdicts/families_quantities.py` or `run_quantities.py`, added and subtracted over arms. Power is
+the chance that a true effect of that size would have been found with as many seeds, spread as these are.
 
 {verdicts}
 """

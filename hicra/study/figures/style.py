@@ -43,23 +43,31 @@ class Face(NamedTuple):
 ARMS = {
     "grpo": Face("GRPO", BLUE, (4, 2)),
     "hicra": Face("HICRA", VERMILION, ()),
-    "oracle": Face("HICRA, true spans", PALETTE[9], (5, 1)),
+    "hicra0.9": Face("HICRA, alpha 0.9", PURPLE, (6, 1, 1, 1, 1, 1)),
+    "scaled": Face("Scaled", GREEN, (7, 3)),
+    "symmetric": Face("Symmetric", ORANGE, (8, 2)),
+    "hicra_all": Face("HICRA on all tokens", PALETTE[5], (3, 1, 1, 1)),
     "placebo": Face("Placebo HICRA", PALETTE[7], (2, 1)),
+    "yoked": Face("Yoked", PALETTE[8], (2, 2, 6, 2)),
+    "symmetric0.9": Face("Symmetric, alpha 0.9", ORANGE, (6, 1)),
+    "scaled0.9": Face("Scaled, alpha 0.9", GREEN, (2, 2)),
     "high_entropy": Face("High-Entropy Advantage", PURPLE, (6, 2, 1, 2)),
     "entropy_reg": Face("Entropy Regularization", GREEN, (1, 1)),
-    "entropy_reg0.2": Face("Entropy Regularization, strong", PALETTE[5], (1, 3)),
+    "oracle": Face("HICRA, true spans", PALETTE[9], (5, 1)),
+    "recipe0": Face("HICRA, the recipe's lexicon", PALETTE[8], (1, 2)),
+    "recipe1": Face("HICRA, the recipe's, second seed", PALETTE[5], (2, 2)),
     "drop30": Face("HICRA, 30 % of grams dropped", BLUE, (1, 1)),
-    "symmetric": Face("Symmetric", ORANGE, (8, 2)),
-    "weak-grpo": Face("GRPO, weak base", PALETTE[9], (3, 1)),
-    "weak-hicra": Face("HICRA, weak base", ORANGE, (1, 1.2)),
-    "alpha0.1": Face("HICRA, alpha 0.1", PALETTE[8], (1, 2)),
-    "alpha0.5": Face("HICRA, alpha 0.5", ORANGE, (6, 1)),
-    "alpha0.9": Face("HICRA, alpha 0.9", PURPLE, (6, 1, 1, 1, 1, 1)),
-    "gated": Face("Gated", PALETTE[5], (3, 1, 1, 1)),
-    "listing1": Face("HICRA, the paper's list", GREEN, (7, 3)),
-    "skyt1-paper": Face("HICRA, real traces, the paper's recipe", PALETTE[8], (2, 2, 6, 2)),
-    "skyt1-hicra": Face("HICRA, real traces, our selection", PALETTE[5], (2, 2)),
+    "weighted0.5": Face("Half the planning credit", PALETTE[9], (1, 3)),
+    "weighted2": Face("Twice the planning credit", PALETTE[9], (3, 1)),
+    "weighted4": Face("Four times the planning credit", PALETTE[9], (1, 1.2)),
+    "scaled_all": Face("Scaled, all tokens", PALETTE[5], (1, 3)),
+    "fork_mask": Face("Uncertain tokens only", PURPLE, (1, 1.2)),
+    "entropy_shaped": Face("Entropy in the advantage", PURPLE, (3, 1)),
+    "released": Face("The released variant", PALETTE[7], (6, 1)),
+    "base": Face("Base, before training", PALETTE[7], (1, 1)),
 }
+PLACES = {"even-": "equal problems", "easy-": "easier start"}  # of conditions with a baseline of their own
+ELSEWHERE = tuple(PLACES)
 # For arms of one's own: seven colours and five dashes, both changing from one arm to the next.
 OWN_COLORS = (GREEN, PURPLE, PALETTE[5], PALETTE[7], PALETTE[9], ORANGE, VERMILION)
 OWN_DASHES = ((4, 1, 1, 1, 1, 1), (1, 1.5), (10, 2), (5, 2, 2, 2), (2, 3))
@@ -142,13 +150,21 @@ def seed_counts(frame: pd.DataFrame) -> str:
 
 
 def arm_name(arm: str) -> str:
+    """What figures and tables call an arm or a condition.
+
+    >>> arm_name("easy-grpo")
+    'GRPO, easier start'
+    """
+    for prefix, place in PLACES.items():
+        if arm.startswith(prefix):
+            return f"{arm_name(arm.removeprefix(prefix))}, {place}"
     return ARMS[arm].name if arm in ARMS else arm
 
 
 def faces(arms: Iterable[str]) -> dict[str, Face]:
     """The face of each arm; arms that are not the study's get one each, by their order."""
     own = zip(cycle(OWN_COLORS), cycle(OWN_DASHES), strict=False)
-    return {arm: ARMS[arm] if arm in ARMS else Face(arm, *next(own)) for arm in arms}
+    return {arm: ARMS[arm] if arm in ARMS else Face(arm_name(arm), *next(own)) for arm in arms}
 
 
 def arm_lines(ax: Axes, data: pd.DataFrame, column: str, ylabel: str, arms: Sequence[str]) -> None:

@@ -8,52 +8,57 @@ import numpy as np
 import pandas as pd
 
 from hicra.lexicon.lexicon import Lexicon
-from hicra.study.figures.style import arm_name
-from hicra.study.problems.sandbox_truth import true_spans
+from hicra.study.figures.style import ELSEWHERE, arm_name
+from hicra.study.problems.families_truth import true_spans
 from hicra.study.verdicts.human_annotation import judged_by_truth
 from hicra.study.verdicts.intervals import bootstrap_interval, interval, judged_interval, share_interval
 
-# Means over the six benchmarks of the paper's Table 1: Qwen2.5-7B-Base, for weak arms Llama-3.1-8B-Instruct.
+# Means over the six benchmarks of the paper's Table 1, Qwen2.5-7B-Base.
 PAPER_TABLE_1 = {
     "base": Decimal("0.2742"),
-    "weak-base": Decimal("0.1778"),
     "grpo": Decimal("0.3845"),
     "hicra": Decimal("0.4223"),
     "high_entropy": Decimal("0.3875"),
     "placebo": Decimal("0.3818"),
     "entropy_reg": Decimal("0.3778"),
-    "weak-grpo": Decimal("0.2248"),
-    "weak-hicra": Decimal("0.2300"),
 }
 PAPER_TABLE_2 = {"gram": 0.86, "other": 0.12}  # shares that people called strategic
-BASES = {"base": "Base, before training", "weak-base": "Weak base, before training"}
+BASE = "base"
+
+
+def final_accuracy(values: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy at the end, (seeds, arms): the last score of many samples where all runs have one, else the
+    last evaluation, both at temperature 1."""
+    scored = "final_accuracy_1" in values and values["final_accuracy_1"].notna().all()
+    return values["final_accuracy_1" if scored else "final_accuracy"].unstack("arm")
 
 
 def accuracy_table(values: pd.DataFrame) -> pd.DataFrame:
     """Table 1: held-out accuracy of each arm at the end, and of its base before training; with the paper's.
 
-    Differences to GRPO from the same base are paired by seed. The paper's values are rounded here, once, so
-    that they read the same wherever the table is printed.
+    Differences to GRPO from the same base and problems are paired by seed. The paper's values are rounded
+    here, once, so that they read the same wherever the table is printed.
     """
-    wide = values["final_accuracy"].unstack("arm")  # (seeds, arms)
+    wide = final_accuracy(values)
     rows = []
     for arm in dict.fromkeys(values.index.get_level_values("arm")):
-        weak = "weak-" if arm.startswith("weak-") else ""
-        if arm == f"{weak}grpo":
-            rows.append(_level(f"{weak}base", values["base_accuracy"].unstack("arm")[arm]))
+        place = next((prefix for prefix in ELSEWHERE if arm.startswith(prefix)), "")
+        baseline = f"{place}grpo"
+        if arm == baseline:
+            rows.append(_level(f"{place}{BASE}", values["base_accuracy"].unstack("arm")[arm]))
         row = _level(arm, wide[arm])
-        if arm != f"{weak}grpo" and f"{weak}grpo" in wide:
-            gap = interval((wide[arm] - wide[f"{weak}grpo"]).dropna())
+        if arm != baseline and baseline in wide:
+            gap = interval((wide[arm] - wide[baseline]).dropna())
             row |= {"minus GRPO": gap.mean, "minus low": gap.low, "minus high": gap.high}
             if arm in PAPER_TABLE_1:
-                row["paper minus GRPO"] = _three_digits(PAPER_TABLE_1[arm] - PAPER_TABLE_1[f"{weak}grpo"])
+                row["paper minus GRPO"] = _three_digits(PAPER_TABLE_1[arm] - PAPER_TABLE_1["grpo"])
         rows.append(row)
     return pd.DataFrame(rows)
 
 
 def _level(arm: str, accuracy: pd.Series) -> dict:
     mean, low, high, n = share_interval(accuracy.dropna())
-    told = {"arm": BASES.get(arm) or arm_name(arm), "seeds": n, "accuracy": mean, "low": low, "high": high}
+    told = {"arm": arm_name(arm), "seeds": n, "accuracy": mean, "low": low, "high": high}
     return told | {"paper": _three_digits(PAPER_TABLE_1[arm]) if arm in PAPER_TABLE_1 else None}
 
 
@@ -86,7 +91,7 @@ def learning_table(answers: pd.DataFrame, baseline: str = "grpo") -> pd.DataFram
 
 
 def strategic_table(completions: pd.Series, lexicon: Lexicon) -> pd.DataFrame:
-    """Table 2's counterpart: Strategic Grams and other n-grams of `completions`, by the sandbox's truth.
+    """Table 2's counterpart: Strategic Grams and other n-grams of `completions`, by the made world's truth.
 
     The paper asked people; their answers stand beside ours, which are exact and need nobody.
     """

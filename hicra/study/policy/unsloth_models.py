@@ -67,7 +67,7 @@ def load_policy(
     """
     base = Path(base)
     if not any((base / name).exists() for name in ("config.json", "adapter_config.json")):
-        raise MissingError(f"no model in {base}; `make sandbox-base` trains the sandbox's")
+        raise MissingError(f"no model in {base}; `hicra families-base` trains the made world's")
     sees = _sees(base)
     if sees and not has_gpu():
         return _plain_vision_model(base, lora_rank=lora_rank, seed=seed, dtype=dtype)

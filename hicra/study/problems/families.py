@@ -1,4 +1,4 @@
-"""A second offline world, in which the right strategy has to be found, family by family.
+"""A world of made problems, in which the right strategy has to be found, family by family.
 
 Eight families of arithmetic problems, and for each one strategy that is always right. Every prompt also holds
 a hint, and the base policy has the habit of using it: right in 30 % of all problems. A solution is
@@ -14,21 +14,54 @@ a hint, and the base policy has the habit of using it: right in 30 % of all prob
 - **Connectives and conclusions** change nothing at all. Some have three words or more, so that the recipe for
   Strategic Grams may mark them, and some have two, so that it cannot.
 
-`even=True` makes the problems of a batch equally difficult: no hint is right, and no limit binds.
+So which tokens plan and which compute is known by construction. `even=True` makes the problems of a batch
+equally difficult: no hint is right, and no limit binds.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from hicra.errors import HicraError
-from hicra.study.problems.sandbox import Program, SandboxProblem, Span, WorkedSolution
 
+# A strategy is a generator: it yields (expression, true value), is sent the value that the solution states,
+# and returns the answer that follows from the stated values.
+Program = Generator[tuple[str, int], int, int]
 HINT = "hint"  # the strategy of habit
 HINT_IS_RIGHT = 0.3  # of the problems
+
+
+@dataclass(frozen=True)
+class MadeProblem:
+    """One problem: its family, its numbers, the prompt a policy reads and the true answer."""
+
+    family: str
+    numbers: tuple[int, ...]
+    problem: str
+    answer: str
+
+    @property
+    def prompt(self) -> str:
+        return f"Problem: {self.problem}\nSolution:"
+
+
+class Span(NamedTuple):
+    """Characters [start, end) of a planning phrase, and the intent it states."""
+
+    start: int
+    end: int
+    intent: str
+
+
+@dataclass(frozen=True)
+class WorkedSolution:
+    text: str
+    spans: tuple[Span, ...]
+    strategies: tuple[str, ...]
+    correct: bool
 
 
 def _in_order(a: int, b: int, c: int) -> Program:
@@ -150,12 +183,12 @@ class Habits(NamedTuple):
 HABITS = Habits()
 
 
-def program_of(strategy: str, problem: SandboxProblem) -> Program:
+def program_of(strategy: str, problem: MadeProblem) -> Program:
     a, b, c, _, *hint = problem.numbers
     return _use_hint(*hint) if strategy == HINT else FAMILIES[strategy].program(a, b, c)
 
 
-def outcome(problem: SandboxProblem, strategy: str, limited: bool) -> int:
+def outcome(problem: MadeProblem, strategy: str, limited: bool) -> int:
     """The answer to which a plan leads when it is carried out without a slip."""
     result = _true_result(program_of(strategy, problem))
     return min(result, problem.numbers[3]) if limited else result
@@ -170,7 +203,7 @@ def _true_result(program: Program) -> int:
             return end.value
 
 
-def make_problem(family: str, numbers: tuple[int, ...]) -> SandboxProblem:
+def make_problem(family: str, numbers: tuple[int, ...]) -> MadeProblem:
     """The problem of `family` with its numbers a, b, c, the limit, and three of the hint."""
     if family not in FAMILIES:
         raise HicraError(f"unknown problem family {family!r}; choose one of {', '.join(FAMILIES)}")
@@ -178,16 +211,16 @@ def make_problem(family: str, numbers: tuple[int, ...]) -> SandboxProblem:
     kind = FAMILIES[family]
     told = f"{kind.text.format(a=a, b=b, c=c)} Limit: {limit}. Hint: {x} plus {y} minus {z}."
     result = _true_result(kind.program(a, b, c))
-    return SandboxProblem(family, numbers, told, str(min(result, limit) if kind.limit_counts else result))
+    return MadeProblem(family, numbers, told, str(min(result, limit) if kind.limit_counts else result))
 
 
-def is_held_out(problem: SandboxProblem) -> bool:
+def is_held_out(problem: MadeProblem) -> bool:
     """A fixed eighth of all problems, by their numbers without limit and hint: never trained on."""
     a, b, c = problem.numbers[:3]
     return (7 * a + 11 * b + 13 * c) % 8 == 0
 
 
-def problems(n: int, seed: int, *, held_out: bool = False, even: bool = False) -> list[SandboxProblem]:
+def problems(n: int, seed: int, *, held_out: bool = False, even: bool = False) -> list[MadeProblem]:
     """`n` problems, families in turn; training and held-out problems are disjoint by construction."""
     rng, names, found = random.Random(f"families-{seed}-{held_out}"), tuple(FAMILIES), []
     while len(found) < n:
@@ -197,7 +230,7 @@ def problems(n: int, seed: int, *, held_out: bool = False, even: bool = False) -
     return found
 
 
-def _draw(family: Family, rng: random.Random, even: bool) -> SandboxProblem:
+def _draw(family: Family, rng: random.Random, even: bool) -> MadeProblem:
     binds = not even and rng.random() < family.limit_binds
     hint_is_right = not even and rng.random() < HINT_IS_RIGHT
     while True:
@@ -224,7 +257,7 @@ class _Writer:
         self.text += sentence + "."
 
 
-def worked_solution(problem: SandboxProblem, rng: random.Random, habits: Habits = HABITS) -> WorkedSolution:
+def worked_solution(problem: MadeProblem, rng: random.Random, habits: Habits = HABITS) -> WorkedSolution:
     """A solution by habit: its strategy mostly the hint, its phrases and slips drawn by their chances."""
     fits = [habits.fit if name == problem.family else 1.0 for name in FAMILIES]
     strategy = HINT if rng.random() < habits.hint else rng.choices(list(FAMILIES), fits)[0]

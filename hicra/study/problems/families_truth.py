@@ -19,11 +19,11 @@ from hicra.study.problems.families import (
     SECOND_LOOKS,
     SHORT_CONNECTIVES,
     WORDINGS,
+    MadeProblem,
+    Span,
     outcome,
     program_of,
 )
-from hicra.study.problems.sandbox import SandboxProblem, Span
-from hicra.study.problems.sandbox_truth import Failure
 
 
 def _any(phrases) -> str:
@@ -36,6 +36,13 @@ _STEP = re.compile(rf"(\d+ (?:times|plus|minus) \d+) (?:{_any(EQUALS)}) (\d{{1,6
 _LIMIT = re.compile(r"The limit of (\d{1,6}) leaves (\d{1,6})")
 _NEUTRAL = re.compile(rf"\b({_any(LONG_CONNECTIVES + SHORT_CONNECTIVES + CONCLUSIONS)})\b", re.IGNORECASE)
 _BOX = re.compile(r"\\boxed\{(\d{1,6})\}")
+
+
+class Failure(NamedTuple):
+    """Why a completion is wrong: "planning" (wrong or unfinished plan) or "execution" (a slip)."""
+
+    kind: str
+    detail: str
 
 
 class Reading(NamedTuple):
@@ -64,7 +71,7 @@ def read(completion: str) -> Reading:
     )
 
 
-def choices(problems: Sequence[SandboxProblem], completions: Sequence[str], right: Sequence[bool]) -> dict:
+def choices(problems: Sequence[MadeProblem], completions: Sequence[str], right: Sequence[bool]) -> dict:
     """What completions chose, counted: plans by family, those that were right, phrases that change nothing.
 
     A plan is written "family/strategy", with "+limit" where the limit is announced.
@@ -87,7 +94,7 @@ def true_spans(text: str) -> list[Span]:
     return [Span(*m.span(), WORDINGS.get(m["wording"]) or m.lastgroup) for m in _PLANNING.finditer(text)]
 
 
-def explain_failure(problem: SandboxProblem, completion: str) -> Failure | None:
+def explain_failure(problem: MadeProblem, completion: str) -> Failure | None:
     """None where the boxed answer is right, else why it is wrong.
 
     A plan is a strategy and whether the limit is announced. One that would not lead to the answer even
@@ -109,7 +116,7 @@ def explain_failure(problem: SandboxProblem, completion: str) -> Failure | None:
     return Failure("execution", _first_deviation(problem, told))
 
 
-def _first_deviation(problem: SandboxProblem, told: Reading) -> str:
+def _first_deviation(problem: MadeProblem, told: Reading) -> str:
     """Where the statements leave the plan, each taken to follow from what was stated before it."""
     program, stated = program_of(told.strategy, problem), None
     expected: list[tuple[str, int]] = []

@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 from hicra.errors import HicraError
 from hicra.study.problems.contamination import Report, refuse_contaminated
+from hicra.study.problems.families import MadeProblem
+from hicra.study.problems.families_truth import Failure
 from hicra.study.problems.problem_sets import Fields, Problem, read_set, samples_of, set_name, split
-from hicra.study.problems.sandbox import SandboxProblem
-from hicra.study.problems.sandbox_truth import Failure
 from hicra.study.problems.worlds import WORLDS
 from hicra.study.profiles import Profile
 from hicra.study.sources import set_title
@@ -28,7 +28,7 @@ class Task(NamedTuple):
 
     prompt: str
     answer: str
-    world: SandboxProblem | None = None
+    world: MadeProblem | None = None
 
     def row(self) -> dict:
         """Columns of a training data set."""
@@ -36,10 +36,10 @@ class Task(NamedTuple):
         return {"prompt": self.prompt, "answer": self.answer, "problem": world}
 
 
-def problem_of_row(column: str) -> SandboxProblem:
+def problem_of_row(column: str) -> MadeProblem:
     """The problem that a row's column `problem` holds."""
     world = json.loads(column)
-    return SandboxProblem(**{**world, "numbers": tuple(world["numbers"])})
+    return MadeProblem(**{**world, "numbers": tuple(world["numbers"])})
 
 
 def training_tasks(profile: Profile, n: int, seed: int) -> list[Task]:
@@ -81,7 +81,7 @@ def prompt_text(profile: Profile, problem: str) -> str:
     return profile.prompt_template.replace("{problem}", problem)
 
 
-def worked_pairs(n: int, seed: int, world: str = "sandbox", *how) -> list[tuple[SandboxProblem, str]]:
+def worked_pairs(n: int, seed: int, world: str = "families", *how) -> list[tuple[MadeProblem, str]]:
     """`n` of a made set's training problems, each with a worked solution; `how` is the world's own."""
     made, rng = WORLDS[world], random.Random(f"worked-{seed}")
     return [(p, made.worked_solution(p, rng, *how).text) for p in made.problems(n, seed)]
@@ -127,8 +127,8 @@ def explainer(profile: Profile) -> Callable[[Task, str], Failure | None] | None:
     return None
 
 
-def _task(profile: Profile, problem: SandboxProblem | Problem) -> Task:
-    world = problem if isinstance(problem, SandboxProblem) else None
+def _task(profile: Profile, problem: MadeProblem | Problem) -> Task:
+    world = problem if isinstance(problem, MadeProblem) else None
     return Task(prompt_text(profile, problem.problem), problem.answer, world)
 
 

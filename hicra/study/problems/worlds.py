@@ -6,18 +6,18 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-from hicra.study.problems import families, families_truth, sandbox, sandbox_truth
-from hicra.study.problems.sandbox import SandboxProblem, Span
-from hicra.study.problems.sandbox_truth import Failure
+from hicra.study.problems import families, families_truth
+from hicra.study.problems.families import MadeProblem, Span
+from hicra.study.problems.families_truth import Failure
 
 
 class World(NamedTuple):
-    problems: Callable[..., list[SandboxProblem]]  # (n, seed, held_out=False)
-    is_held_out: Callable[[SandboxProblem], bool]
+    problems: Callable[..., list[MadeProblem]]  # (n, seed, held_out=False)
+    is_held_out: Callable[[MadeProblem], bool]
     worked_solution: Callable  # (problem, rng)
-    explain_failure: Callable[[SandboxProblem, str], Failure | None]
+    explain_failure: Callable[[MadeProblem, str], Failure | None]
     true_spans: Callable[[str], list[Span]]
-    choices: Callable[..., dict] | None = None  # (problems, completions, right): counts for a step's record
+    choices: Callable[..., dict]  # (problems, completions, right): counts for a step's record
 
 
 _FAMILIES = World(
@@ -29,13 +29,6 @@ _FAMILIES = World(
     families_truth.choices,
 )
 WORLDS = {
-    "sandbox": World(
-        sandbox.problems,
-        sandbox.is_held_out,
-        sandbox.worked_solution,
-        sandbox_truth.explain_failure,
-        sandbox_truth.true_spans,
-    ),
     "families": _FAMILIES,
     "families-even": _FAMILIES._replace(problems=partial(families.problems, even=True)),
 }

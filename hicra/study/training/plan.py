@@ -23,7 +23,7 @@ class RunPlan:
     condition: str  # what tables and figures call it: an arm with settings of its own has its own name
     tasks: tuple[Task, ...]  # the prompts, in order
     observed: Lexicon  # what the record calls planning
-    credited: Lexicon | None  # what marks tokens for credit; None: the sandbox's true spans
+    credited: Lexicon | None  # what marks tokens for credit; None: the made world's true spans
     settings: dict  # what decides the numbers, JSON-able
 
     def check(self, run: RunFolder) -> None:

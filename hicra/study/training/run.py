@@ -241,7 +241,7 @@ def _make_trainer(plan: RunPlan, run: RunFolder):
             ends=ends,
             prefilled_think=profile.prefilled_think,
             explain=partial(_explain, world) if world else None,
-            count=partial(_choices, world) if world and world.choices else None,
+            count=partial(_choices, world) if world else None,
         ),
         recorder=recorder,
     )

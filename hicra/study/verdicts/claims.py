@@ -1,4 +1,4 @@
-"""The paper's claims as rules on run records: data/claims.yaml in, a table of verdicts out."""
+"""The paper's claims as rules on run records: data/families/claims.yaml in, a table of verdicts out."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def load_claims(path: Path | str = "") -> Claims:
 
     Raises ClaimError for an unknown rule or question, a missing field or an id given twice.
     """
-    path = Path(path) if path else data_root() / "claims.yaml"
+    path = Path(path) if path else data_root() / "families/claims.yaml"
     if not path.is_file():
-        raise ClaimError(f"there is no claims file {path}; name one like data/claims.yaml")
+        raise ClaimError(f"there is no claims file {path}; name one like data/families/claims.yaml")
     try:
         record = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:

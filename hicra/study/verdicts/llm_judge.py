@@ -2,7 +2,7 @@
 
 For models and problems without exact labels. The judge is any model behind the OpenAI-compatible chat
 interface; vLLM's server offers one on this machine. Before its labels are used, its agreement with
-the exact labels of sandbox failures is measured, and below KAPPA it is not trusted.
+the exact labels of made problems' failures is measured, and below KAPPA it is not trusted.
 
 The paper asks for one of four causes and reports planning against the rest. Its prompt is not printed
 here: causes and wording are ours.
