@@ -4,14 +4,14 @@ BIN := .venv/bin
 STAMP := .venv/installed
 TORCH := $(shell grep '^torch==' requirements/pins.in)
 UV ?= uv
-PROFILE ?= sandbox
+PROFILE ?= families
 define CHECKS
 $(BIN)/ruff check .
 $(BIN)/ruff format --check .
 $(BIN)/mypy
 endef
 
-.PHONY: study cuda test quick lint lock vllm verl ray gpu sandbox-base calibration experiments figures notebooks soak audit clean
+.PHONY: study cuda test quick lint lock vllm verl ray gpu experiments figures notebooks soak audit clean
 
 study: $(STAMP)
 	$(BIN)/python -m hicra study --profile $(PROFILE)
@@ -105,14 +105,7 @@ build/ray/installed: requirements/lock.txt requirements/ray.txt pyproject.toml
 	$(RAY) -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
-sandbox-base: $(STAMP)
-	$(BIN)/python -m hicra sandbox-base --out data/sandbox
-	$(BIN)/python -m hicra sandbox-lexicon --out data/lexicons/sandbox.json
-
-calibration: $(STAMP)
-	$(BIN)/python -m hicra calibrate
-
-# Resumable; prints what is missing and how long it takes. Finished records go to data/experiments.
+# Resumable; prints what is missing and how long it takes. Finished records go to data/families/records.
 experiments: $(STAMP)
 	$(BIN)/python -m hicra experiments
 

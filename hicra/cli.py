@@ -99,7 +99,7 @@ On = Annotated[
 
 def _need_clone() -> None:
     """The study's data and notebooks are in the repository, not in the wheel."""
-    study_data("experiments")
+    study_data("families/claims.yaml")
 
 
 def _mirrored(runs: Path, mirror: Path | None) -> AbstractContextManager:
@@ -371,7 +371,7 @@ def families_lexicon(
         made.save(out / f"{made.name}.json")
         score = score_on_true_spans(made, unseen, profile)
         print(
-            f"{len(made)} grams in {out / made.name}.json: of planning tokens in 512 other solutions precision "
+            f"{len(made)} grams in {out / made.name}.json; on tokens of 512 other solutions: precision "
             f"{score.precision:.2f}, recall {score.recall:.2f}, F1 {score.f1:.2f}"
         )
 

@@ -4,7 +4,7 @@ from hicra.lexicon.lexicon import Lexicon
 from hicra.study.record.run_folder import RunFolder
 
 GRAMS = Lexicon.load("families").grams[:3]
-STEPS = 12
+STEPS = 20  # as few as have an early and a late window
 
 
 def step_row(step, *, up=0.0):
@@ -36,6 +36,12 @@ def step_row(step, *, up=0.0):
         "grad_norm": 0.1,
         "learning_rate": 1e-4,
         "seconds": 2.0,
+        "group_successes": [0, 1],
+        "group_planning": [5, 5],
+        "plans": {"total/total": 2, "cost/hint+limit": 2},
+        "plans_right": {"total/total": 1},
+        "neutral": {"so we get": 3, "from here": 1},
+        "looks": 1,
     }
 
 
@@ -50,7 +56,8 @@ def write_record(root, arm, seed, *, accuracy=0.5, settings=None, completion="ab
     """A finished run of STEPS steps, evaluated at 0 (0.4) and at the end (`accuracy`)."""
     run = RunFolder(root / f"{arm}-seed{seed}")
     own = {"arm": arm, "seed": seed, "steps": STEPS, "lexicon": "families", "lexicon_sha256": "x"}
-    run.open(settings or own, condition=arm, world="sandbox: a test, not a language model")
+    own |= {"problem_set": "families", "alpha": 0.2}
+    run.open(settings or own, condition=arm, world="families: a test, not a language model")
     for step in range(STEPS):
         run.append("steps.jsonl", step_row(step, up=accuracy - 0.5))
         run.append("rollouts.jsonl", rollout_row(step, completion))

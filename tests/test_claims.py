@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from hicra.study.experiments import CONDITIONS, SEEDS
+from hicra.study.experiments import CONDITIONS, DECIDING
 from hicra.study.record.run_tables import load_study
 from hicra.study.verdicts.claims import (
     CONTRADICTED,
@@ -26,6 +26,7 @@ from hicra.study.verdicts.claims import (
     verdict_table,
 )
 from hicra.study.verdicts.compass import compass_table, prediction
+from hicra.study.verdicts.families_quantities import families_quantities
 from hicra.study.verdicts.intervals import bootstrap_interval
 from hicra.study.verdicts.run_quantities import quantities
 from tests.records import write_record
@@ -36,7 +37,7 @@ def values(tmp_path):
     runs = [write_record(tmp_path, "grpo", s, accuracy=0.5 + 0.01 * s) for s in range(5)]
     runs += [write_record(tmp_path, "hicra", s, accuracy=0.6 + 0.01 * s) for s in range(5)]
     study = load_study(runs)
-    return quantities(study.steps, study.evals)
+    return quantities(study.steps, study.evals).join(families_quantities(runs))
 
 
 def _claim(**fields):
@@ -75,10 +76,10 @@ def test_a_claim_may_need_seeds_of_its_own(values):
 def test_quantities_are_what_the_table_says(values):
     run = values.loc["grpo", 0]
     assert run["final_accuracy"] == 0.5
-    assert run["final_reward"] == pytest.approx(0.5 + 0.01 * 9)  # steps 7 to 11
-    assert run["length_change"] == pytest.approx(7 / 4)  # 0..4 against 7..11, 4 completions
-    assert run["execution_log_perplexity_change"] == pytest.approx(-0.07)
-    # early 0..4, middle 3..7, late 7..11: -0.04 in the second half, -0.03 in the first
+    assert run["final_reward"] == pytest.approx(0.5 + 0.01 * 17)  # steps 15 to 19
+    assert run["length_change"] == pytest.approx(15 / 4)  # 0..4 against 15..19, 4 completions
+    assert run["execution_log_perplexity_change"] == pytest.approx(-0.15)
+    # early 0..4, middle 7..11, late 15..19: -0.08 in the second half, -0.07 in the first
     assert run["execution_front_loading"] == pytest.approx(-0.01)
     assert run["token_entropy_change"] == 0
     assert run["group_solved_change"] == 0
@@ -90,7 +91,7 @@ def test_quantities_are_what_the_table_says(values):
     # Failures: 25 of 200 for each cause at both ends, so 25 of 175 sound plans.
     assert run["held_out_planning"] == run["held_out_execution_given_plan"] == 0
     assert run["final_entropy_planning"] == 1.2
-    assert run["cluster_entropy_change"] == 0  # all three grams are of one cluster
+    assert run["cluster_entropy_change"] == run["semantic_entropy_change"] != 0  # a cluster a gram
 
 
 def test_the_compass_ranks_within_and_across_runs(tmp_path):
@@ -118,9 +119,13 @@ def test_the_compass_ranks_within_and_across_runs(tmp_path):
 
 
 def test_questions_asked_afterwards_have_an_interval_and_no_verdict(root, values):
-    claims = load_claims(root / "data" / "claims.yaml")
+    claims = load_claims(root / "data/families/claims.yaml")
     table = afterwards_table(claims, values)
-    assert len(table) == len(claims.afterwards) >= 10
+    asked = [
+        a["question"] for a in claims.afterwards if a["quantity"] in ("cluster_entropy_change", "weight")
+    ]
+    assert len(claims.afterwards) >= 10
+    assert asked[0] in set(table["question"]) < {a["question"] for a in claims.afterwards}  # no run, no row
     assert "verdict" not in table
     assert set(table["seeds"]) == {5}
 
@@ -211,9 +216,9 @@ def test_the_bootstrap_repeats_and_brackets_the_mean():
 
 
 def test_the_shipped_claims_can_be_judged(root, values):
-    claims = load_claims(root / "data" / "claims.yaml")
+    claims = load_claims(root / "data/families/claims.yaml")
     assert len(claims.claims) >= 14
-    assert claims.seeds <= len(SEEDS)
+    assert claims.seeds <= len(DECIDING)
     for claim in claims.claims:
         assert set(claim.get("of", {})) <= set(CONDITIONS)
         assert claim.get("quantity", "final_accuracy") in values

@@ -83,14 +83,12 @@ def test_several_values_may_follow_an_option(given, spread):
 OUTPUTS = [
     ["lexicon", "--solutions", "nowhere.jsonl", "--out"],
     ["score-lexicon", "listing1", "--labels", "nowhere.jsonl", "--out"],
-    ["sandbox-lexicon", "--out"],
-    ["calibrate", "--out"],
 ]
 FOLDERS = [
     ["study", "--runs"],
     ["study", "--figures"],
     ["train", "--arm", "grpo", "--seed", "0", "--out"],
-    ["sandbox-base", "--out"],
+    ["families-base", "--out"],
     ["experiments", "--runs"],
     ["experiments", "--records"],
     ["figures", "--out"],

@@ -1,28 +1,19 @@
 """What is committed in figures/ is what the committed run records give; the README quotes it."""
 
 import pandas as pd
-import pytest
-from hicra.study.figures.families import build_page
 
-from hicra.study.experiments import CONDITIONS, DECIDING, FAMILIES
+from hicra.study.experiments import CONDITIONS, DECIDING
 from hicra.study.figures.gallery import build_gallery
 from hicra.study.record.run_folder import run_folders
 from hicra.study.verdicts.claims import CONTRADICTED, REPLICATED, UNDECIDED, verdict_counts
 
 
 def test_figures_and_tables_are_those_of_the_records(root, tmp_path):
-    data = root / "data"
-    models = [data / "smollm2"]
-    made = build_gallery(data / "experiments", data / "claims.yaml", tmp_path, tuple(CONDITIONS), models)
+    data = root / "data/families"
+    made = build_gallery(
+        data / "records", data / "claims.yaml", tmp_path, pilots=data / "pilots", order=tuple(CONDITIONS)
+    )
     _compare(made, root / "figures")
-
-
-def test_the_second_worlds_page_is_that_of_its_records(root, tmp_path):
-    data = root / "data" / "families"
-    if not (data / "records").is_dir():
-        pytest.skip("no deciding run of the second world is committed yet")
-    made = build_page(data / "records", data / "pilots", data / "claims.yaml", tmp_path, FAMILIES)
-    _compare(made, root / "figures" / "families")
 
 
 def _compare(files, folder):

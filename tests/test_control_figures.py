@@ -127,40 +127,19 @@ def test_frequencies_are_shares_by_rank():
     assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
 
 
-def test_the_boundary_draws_both_bases_and_their_interaction():
-    _, evals = make(arms=("grpo", "hicra", "weak-grpo", "weak-hicra"))
-    evals.loc[evals["arm"].str.startswith("weak"), "accuracy"] -= 0.4
-    evals.loc[(evals["arm"] == "weak-hicra") & (evals["step"] == 2), "accuracy"] += 0.03
-    pairs = {"base": ("grpo", "hicra"), "weak base": ("weak-grpo", "weak-hicra")}
-    figure = figures.boundary(evals, WORLD, pairs=pairs)
-    strong, weak, advantages, interaction = figure.axes
-    assert [ax.get_title(loc="left") for ax in (strong, weak)] == ["From the base", "From the weak base"]
-    np.testing.assert_allclose(_line(strong, "GRPO"), [0.41, 0.61])
-    np.testing.assert_allclose(_line(weak, "HICRA, weak"), [0.01, 0.24])
-    assert strong.get_ylim() == weak.get_ylim()
-    np.testing.assert_allclose(_line(advantages, "from the base"), [0.1, 0.1])
-    np.testing.assert_allclose(_line(advantages, "from the weak"), [0, 0.03], atol=1e-12)
-    np.testing.assert_allclose(_line(interaction, "_interaction"), [0.1, 0.07])
-    check_type_and_place(figure)
-    for ax in figure.axes:
-        (low, high), drawn = ax.get_ylim(), np.concatenate([line.get_ydata() for line in ax.lines])
-        assert low < drawn.min() < drawn.max() < high
-
-
-@pytest.mark.parametrize("name", ["curves", "grid", "boundary"])
+@pytest.mark.parametrize("name", ["curves", "grid"])
 def test_an_arm_that_was_not_run_is_named(frames, name):
     call = {
         "curves": lambda: figures.curves(
-            *frames, WORLD, columns=["length"], arms=["grpo", "gated"], title="t"
+            *frames, WORLD, columns=["length"], arms=["grpo", "yoked"], title="t"
         ),
-        "grid": lambda: figures.grid(*frames, WORLD, arms=["gated"]),
-        "boundary": lambda: figures.boundary(frames[1], WORLD, pairs={"b": ("grpo", "gated")}),
+        "grid": lambda: figures.grid(*frames, WORLD, arms=["yoked"]),
     }
-    with pytest.raises(ValueError, match="no run of arm .'gated'."):
+    with pytest.raises(ValueError, match="no run of arm .'yoked'."):
         call[name]()
 
 
 def test_seeds_are_told_once_where_they_are_the_same():
-    rows = [{"arm": arm, "seed": seed} for arm in ("grpo", "hicra", "gated") for seed in (0, 1)]
+    rows = [{"arm": arm, "seed": seed} for arm in ("grpo", "hicra", "yoked") for seed in (0, 1)]
     assert seed_counts(pd.DataFrame(rows)) == "2 for each arm"
-    assert seed_counts(pd.DataFrame(rows[:-1])) == "1 for Gated, 2 for GRPO, 2 for HICRA"
+    assert seed_counts(pd.DataFrame(rows[:-1])) == "2 for GRPO, 2 for HICRA, 1 for Yoked"

@@ -188,34 +188,6 @@ def test_each_arm_is_its_neighbour_where_they_meet(rollouts, alpha):
         torch.testing.assert_close(one, other, msg=told)
 
 
-def _gated(advantages, mask, rewards, lengths, group_size):
-    completion = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]  # (B, T)
-    planning = torch.zeros_like(completion)
-    planning[:, : len(mask[0])] = torch.tensor(mask)
-    rollouts = EXAMPLE._replace(
-        advantages=torch.tensor(advantages),
-        planning_mask=planning,
-        completion_mask=completion,
-        rewards=torch.tensor(rewards),
-        group_size=group_size,
-    )
-    return c.gated(rollouts, 0.2)[:, : len(mask[0])]
-
-
-def test_gated_needs_a_correct_response_longer_than_the_group_mean():
-    actual = _gated(
-        [0.5, 0.5, -0.5, -0.5], [[True, False]] * 4, [1.0, 1.0, 0.0, 0.0], [9, 3, 9, 3], 4
-    )  # mean 6
-    expected = torch.tensor([[0.6, 0.5], [0.5, 0.5], [-0.5, -0.5], [-0.5, -0.5]])
-    torch.testing.assert_close(actual, expected)
-
-
-def test_gated_uses_the_mean_of_its_own_group_and_equal_lengths_are_not_longer():
-    lengths = [10, 8, 100, 100]  # group means 9 and 100, batch mean 54.5
-    actual = _gated([0.5, -0.5, 0.5, -0.5], [[True]] * 4, [1.0, 0.0, 1.0, 0.0], lengths, 2)
-    torch.testing.assert_close(actual, torch.tensor([[0.6], [-0.5], [0.5], [-0.5]]))
-
-
 @given(
     st.lists(st.floats(-4, 4, width=32), min_size=1, max_size=6),
     st.integers(0, 2**24 - 1),
@@ -316,7 +288,7 @@ def test_alpha_outside_its_range_is_named(alpha):
         (lambda: c.top_share(ENTROPIES, COMPLETION, 1.5), "share=1.5"),
         (lambda: c.top_share(ENTROPIES, COMPLETION[:1], 0.5), "differ"),
         (lambda: c.top_share(ENTROPIES * torch.nan, COMPLETION, 0.5), "NaN"),
-        (lambda: c.gated(EXAMPLE._replace(group_size=3), 0.2), "2 completions.*group_size=3"),
+        (lambda: c.released(EXAMPLE._replace(group_size=3), 0.2), "2 completions.*group_size=3"),
         (lambda: c.high_entropy(EXAMPLE._replace(entropies=None), 0.2), "values.*NoneType"),
         (lambda: c.entropy_shaped(EXAMPLE._replace(entropies=None), 0.2), "entropies.*NoneType"),
         (lambda: c.scaled(EXAMPLE, 0.2), "group_size=2 must be 3"),

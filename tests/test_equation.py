@@ -77,6 +77,8 @@ def test_the_effective_weight_of_a_record():
     easy = row | {"step": 1, "group_successes": [3, 3, 4]}
     assert effective_weight([row, easy], 0.5) == pytest.approx(1 + 0.5 * 2 * (3 - 5) / 20)
     assert math.isnan(effective_weight([row | {"group_successes": [0, 4, 4]}], 0.5))
+    pairs = {"n_completions": 4, "n_groups": 2, "group_successes": [0, 1], "group_planning": [5, 5]}
+    assert math.isnan(effective_weight([pairs], 0.5))  # G/(G-2) has no value
     with pytest.raises(ValueError, match="step 7.*lacks group_successes, group_planning"):
         effective_weight([{"step": 7, "n_completions": 12, "n_groups": 3}], 0.5)
 

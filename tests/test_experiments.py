@@ -8,7 +8,6 @@ from hicra.lexicon.lexicon import Lexicon
 from hicra.study import experiments
 from hicra.study.experiments import (
     CONDITIONS,
-    FAMILIES,
     KEPT,
     condition_profile,
     experiment_jobs,
@@ -16,37 +15,30 @@ from hicra.study.experiments import (
     run_experiments,
 )
 from hicra.study.profiles import ARMS, get_profile
-from hicra.study.record.run_folder import RunError, RunFolder
+from hicra.study.record.run_folder import RunError, RunFolder, run_folders
 from tests.records import write_record
 
 
-def test_every_condition_is_a_run_that_could_start():
-    settings = [job.plan.settings for job in experiment_jobs("runs", tuple(CONDITIONS), profile="families")]
-    assert len(settings) == 5 * len(CONDITIONS) == 90
-    assert {s["arm"] for s in settings} <= set(ARMS)
-    different = [str({k: v for k, v in s.items() if k != "seed"}) for s in settings if s["seed"] == 10]
-    assert len(set(different)) == len(CONDITIONS)
-    assert {s["lexicon_sha256"] for s in settings} == {Lexicon.load("families").sha256}
-    assert len({s["prompts_sha256"] for s in settings}) == 5  # arms of one seed see the same problems
+def test_every_condition_could_start_and_differs(tmp_path):
+    own = [name for name in CONDITIONS if "yoked" not in name]
+    jobs = list(experiment_jobs("runs", own, profile="families", records=tmp_path, seeds=[1000]))
+    assert {job.plan.arm for job in jobs} == set(ARMS) - {"yoked"}
+    assert len({str(job.plan.settings) for job in jobs}) == len(jobs)
+    assert {job.plan.settings["lexicon_sha256"] for job in jobs} == {Lexicon.load("families").sha256}
+    assert {job.plan.settings["steps"] for job in jobs} == {120}
+    same = [j.plan.settings["prompts_sha256"] for j in jobs if not j.plan.condition.startswith("even-")]
+    assert len(set(same)) == 1  # arms of one seed see the same problems
+    seeds = {name: condition_profile(name, "families").seeds for name in CONDITIONS}
+    assert set(seeds.values()) == {tuple(range(1000, 1005)), tuple(range(1000, 1010))}
+    assert len(seeds["grpo"]) == len(seeds["yoked"]) == 10
     with pytest.raises(ValueError, match="unknown condition 'hicro'"):
         condition_profile("hicro", "families")
 
 
-def test_the_second_worlds_conditions_could_start_and_differ(tmp_path):
-    jobs = list(experiment_jobs("runs", tuple(FAMILIES), profile="families", records=tmp_path, seeds=[1000]))
-    assert {job.plan.arm for job in jobs} == set(ARMS) - {"yoked", "gated"}
-    names = [job.plan.condition for job in jobs]
-    assert names == [name for name in FAMILIES if "yoked" not in name]  # those have nothing to follow yet
-    assert len({str(job.plan.settings) for job in jobs}) == len(jobs)
-    assert {job.plan.settings["lexicon_sha256"] for job in jobs} == {Lexicon.load("families").sha256}
-    seeds = {name: condition_profile(name, "families").seeds for name in FAMILIES}
-    assert set(seeds.values()) == {tuple(range(1000, 1005)), tuple(range(1000, 1010))}
-    assert len(seeds["grpo"]) == len(seeds["yoked"]) == 10
-
-
 def test_a_yoked_run_has_the_weights_that_hicra_had(tmp_path):
     own = {"profile": "families", "records": tmp_path, "seeds": [7], "steps": 2, "eval_every": 1}
-    assert list(experiment_jobs("runs", ["yoked"], **own)) == []
+    with pytest.raises(ValueError, match="weights from hicra-seed7, which is not in .*; name 'hicra' among"):
+        list(experiment_jobs("runs", ["yoked"], **own))
     leader = RunFolder(tmp_path / "hicra-seed7")
     leader.open({"arm": "hicra", "seed": 7}, condition="hicra")
     # Of 4 each: one and three right, 10 and 30 planning tokens; k = (10 * 0.5 - 30 * 0.5) / 40. Then no mixed group.
@@ -68,20 +60,24 @@ def test_the_yoked_are_made_when_those_they_follow_are_there(tmp_path, trained, 
 
 
 def test_every_committed_record_is_known_again_by_its_settings(root):
-    records = root / "data" / "experiments"
-    for job in experiment_jobs(records, tuple(CONDITIONS), profile="families"):
-        job.plan.check(job.folder)
-        assert job.folder.finished
-        assert job.folder.condition == job.plan.condition
+    records = root / "data/families/records"
+    made = {run.condition for run in run_folders(records)}
+    jobs = {
+        j.folder.path.name: j for j in experiment_jobs(records, made, profile="families", records=records)
+    }
+    for run in run_folders(records):
+        jobs[run.path.name].plan.check(run)
+        assert run.finished
+        assert run.condition == jobs[run.path.name].plan.condition
 
 
 def test_another_profile_has_its_own_steps_and_seeds():
-    jobs = list(experiment_jobs("runs", ("grpo", "alpha0.5"), profile="smollm2"))
-    assert [job.folder.path.name for job in jobs] == ["grpo-seed0", "alpha0.5-seed0"]
+    jobs = list(experiment_jobs("runs", ("grpo", "hicra0.9"), profile="smollm2"))
+    assert [job.folder.path.name for job in jobs] == ["grpo-seed0", "hicra0.9-seed0"]
     assert jobs[0].plan.profile == get_profile("smollm2")
-    assert jobs[1].plan.profile.alpha == 0.5
-    for name in ("weak-hicra", "placebo"):
-        with pytest.raises(ValueError, match="the sandbox's own"):
+    assert jobs[1].plan.profile.alpha == 0.9
+    for name in ("easy-hicra", "placebo"):
+        with pytest.raises(ValueError, match="is of the profile families"):
             condition_profile(name, "smollm2")
 
 

@@ -11,7 +11,7 @@ from hicra.dynamics.entropy import shannon_entropy
 from hicra.errors import HicraError
 from hicra.files import data_root
 from hicra.lexicon.lexicon import Lexicon
-from hicra.study.experiments import FAMILIES as CONDITIONS
+from hicra.study.experiments import CONDITIONS
 from hicra.study.problems.families import CONCLUSIONS, FAMILIES, LONG_CONNECTIVES, STRATEGIES
 from hicra.study.verdicts.claims import contrast, load_claims
 from hicra.study.verdicts.families_quantities import (

@@ -12,7 +12,7 @@ from hicra.study.figures import run_health, training_curves
 from hicra.study.figures.style import ARMS, SHARES, faces, fit, seed_lines
 from hicra.study.verdicts.windows import change, smooth, start
 
-WORLD = "sandbox: 1.5 M-parameter Llama, not a language model"
+WORLD = "families: 1.5 M-parameter Llama, not a language model"
 
 
 def make(seeds=(0, 1), arms=("grpo", "hicra")):
@@ -308,7 +308,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     ("call", "message"),
     [
         (lambda f, e: training_curves.two_phase(f.drop(columns="length"), e, WORLD), "no column length"),
-        (lambda f, e: training_curves.errors(f, e, WORLD, arm="gated"), "no run of arm .'gated'."),
+        (lambda f, e: training_curves.errors(f, e, WORLD, arm="released"), "no run of arm .'released'."),
         (lambda f, e: training_curves.errors(f.assign(error_planning=np.nan), e, WORLD), "holds no value"),
         (lambda f, e: run_health.reasons(f, "  "), "world is empty"),
         (lambda f, e: run_health.reasons(f[["arm", "seed", "step"]], WORLD), "no column reason_"),

@@ -1,21 +1,24 @@
 """The gallery: every figure the records can answer, the same bytes again, tables that follow from them."""
 
+import json
+import shutil
+
 import pandas as pd
 import pytest
 
 from hicra.cli import main
 from hicra.dynamics.entropy import shannon_entropy
+from hicra.errors import HicraError
 from hicra.lexicon.lexicon import Lexicon
 from hicra.study.experiments import CONDITIONS
 from hicra.study.figures import catalogue, gallery, tables
-from hicra.study.figures.style import ARMS
+from hicra.study.figures.style import ARMS, ELSEWHERE
 from hicra.study.record.run_folder import RunError
 from hicra.study.record.run_tables import measured_with_parts
-from hicra.study.verdicts.claims import load_claims
 from hicra.study.verdicts.intervals import judged_interval
 from tests.records import GRAMS, STEPS, write_record
 
-ORDER = ("grpo", "hicra", "placebo", "weak-grpo", "weak-hicra")
+ORDER = ("grpo", "hicra", "placebo", "easy-grpo", "easy-hicra")
 
 
 @pytest.fixture(scope="module")
@@ -44,20 +47,23 @@ def built(records, model, root, tmp_path_factory):
 
 
 def _build(records, root, out, **options):
-    return gallery.build_gallery(records, root / "data" / "claims.yaml", out, ORDER, **options)
+    data = root / "data/families"
+    return gallery.build_gallery(
+        records, data / "claims.yaml", out, pilots=data / "pilots", order=ORDER, **options
+    )
 
 
 def test_the_gallery_repeats_byte_for_byte(records, model, root, built, tmp_path):
     (out, first), second = built, _build(records, root, tmp_path, models=[model])
     names = [path.name for path in first]
-    for number in (1, 2, 3, 4, 9, 10, 11, 12, 14):
+    for number in (1, 2, 3, 4, 9, 10, 11, 12):
         assert any(name.startswith(f"fig{number:02d}_") and name.endswith(".svg") for name in names)
     assert not any(name.startswith(("fig05", "fig07", "fig08")) for name in names)  # those arms were not run
     for one, two in zip(first, second, strict=True):
         assert one.read_bytes() == two.read_bytes(), one.name
     page = (out / "README.md").read_text()
-    assert "10 run records" in page
-    assert "**Of 33 claims: 0 replicated, 0 contradicted, 0 undecided, 33 not tested here.**" in page
+    assert "10 runs of the main world" in page
+    assert "**Of 47 claims: 0 replicated, 0 contradicted, 0 undecided, 47 not tested here.**" in page
     assert "not a language model" in page
     assert all(f"({name})" in page for name in names if name.endswith((".png", ".pdf", ".csv")))
     parts = ["\n## Figures", "\n## Tables", "\n## Verdicts"]
@@ -66,7 +72,7 @@ def test_the_gallery_repeats_byte_for_byte(records, model, root, built, tmp_path
     assert "made by `python -m hicra experiments --conditions grpo hicra`" in page
     assert "[Fig. 4, as measured here](fig04_hicra_vs_grpo.png)" in page
     traces = (out / "fig13_traces.html").read_text()
-    assert "<h1>hicra-seed10, first and last kept rollout. sandbox: a test" in traces
+    assert "<h1>hicra-seed10, first and last kept rollout. families: a test" in traces
 
 
 def test_table_1_holds_accuracies_and_paired_differences(built):
@@ -81,24 +87,24 @@ def test_table_1_holds_accuracies_and_paired_differences(built):
     assert " | 0.385 | " in page
     assert "| HICRA | 2 | 0.605 |" in page
     assert "| GRPO | 2 | 0.505 |" in page
-    assert table.loc["HICRA, weak base", "minus GRPO"] == pytest.approx(0.1)
+    assert table.loc["HICRA, easier start", "minus GRPO"] == pytest.approx(0.1)
     assert table.loc["Base, before training", ["accuracy", "paper"]].tolist() == [0.4, 0.274]
     assert ((table["low"] >= 0) & (table["high"] <= 1)).all()  # Student's t over two seeds passes both
     assert pd.isna(table.loc["GRPO", "minus GRPO"])
     verdicts = pd.read_csv(out / "verdicts.csv")
-    assert "2 of 5 seeds have been run" in set(verdicts["note"])
+    assert "2 of 10 seeds have been run" in set(verdicts["note"])
 
 
 def test_arms_stand_in_the_given_order(records):
     assert catalogue.load_experiments(records, ORDER).arms == ORDER
     assert catalogue.load_experiments(records, ORDER[::-1]).arms == ORDER[::-1]
     assert catalogue.load_experiments(records).arms == ORDER  # the study's own order
-    assert tuple(ARMS) == tuple(CONDITIONS)
+    assert set(CONDITIONS) - set(ARMS) == {name for name in CONDITIONS if name.startswith(ELSEWHERE)}
 
 
-def test_each_figure_stands_under_its_claim_with_its_answer(records, root):
+def test_each_figure_stands_under_its_claim_with_its_answer(records):
     data = catalogue.load_experiments(records, ORDER)
-    told = catalogue.Told(load_claims(root / "data" / "claims.yaml"), data.values)
+    told = catalogue.Told(data.values)
     answers = {name: drawing.answer(told) for name, drawing in catalogue.drawings(data).items()}
     assert answers["fig04_hicra_vs_grpo"].startswith("HICRA minus GRPO at the end: 0.100 (0.100 to 0.100) in")
     # Tokens: only a (24 of 36) and b. Grams: four, 2 + step and one of each of three.
@@ -136,8 +142,8 @@ def test_occurrences_are_summed_over_runs(records):
 
 
 def test_table_2_judges_by_the_worlds_truth(tmp_path):
-    # Every gram of the lexicon lies in the plan, all but the last three words of the text.
-    text = "We know that we can take the tens and ones apart. Two and three."
+    # The lexicon's one gram is the plan; the last three words are another phrase.
+    text = "Let us add the numbers in order. Two and three."
     write_record(tmp_path, "grpo", 10, completion=text)
     data = catalogue.load_experiments(tmp_path)
     table = tables.strategic_table(data.completions("grpo"), data.lexicon).set_index("kind")
@@ -221,3 +227,26 @@ def test_no_record_is_an_error_and_writes_nothing(root, tmp_path, capsys):
     assert main(["figures", "--records", str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 2
     assert "make experiments" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_worlds_are_loaded_apart_and_the_larger_one_is_drawn(tmp_path, root):
+    for pilot in sorted((root / "data/families/pilots").iterdir())[:3]:
+        shutil.copytree(pilot, tmp_path / pilot.name)
+    manifest = tmp_path / "grpo-seed906" / "manifest.json"
+    told = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**told, "world": "even", "condition": "even-grpo"}))
+    data = catalogue.load_experiments(tmp_path)
+    assert data.study.world == told["world"]
+    assert {run.seed for run in data.runs} == {904, 905}
+    assert set(data.values.index) == {("grpo", 904), ("grpo", 905), ("even-grpo", 906)}
+    assert data.values["mean_reward"].notna().all()
+
+
+def test_runs_on_problems_that_are_read_answer_no_claim(root, tmp_path):
+    settings = {"arm": "grpo", "seed": 0, "lexicon": "families", "lexicon_sha256": "x", "alpha": 0.2}
+    write_record(tmp_path / "own", "grpo", 0, settings={**settings, "problem_set": "gsm8k-train"})
+    with pytest.raises(HicraError, match="are not made.*give the folder by --models"):
+        _build(tmp_path / "own", root, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    _build(root / "data/families/pilots", root, tmp_path / "out", models=[tmp_path / "own"])
+    assert "data/own" in (tmp_path / "out/README.md").read_text()

@@ -26,7 +26,7 @@ RUNS = [
     ("entropy_reg", 2, 1),
     ("high_entropy", 4, 1),
     ("symmetric", 1, 1),
-    ("gated", 2, 1),
+    ("released", 2, 1),
 ]
 TOLERANCE = 2e-5  # relative, of losses, gradient norms and the sums of a record, all in float32
 

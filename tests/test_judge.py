@@ -132,9 +132,9 @@ def test_agreement_by_hand():
         agreement(["form"], ["planning", "execution"])
 
 
-def test_the_command_measures_a_judge_on_sandbox_failures(monkeypatch, capsys, root):
+def test_the_command_measures_a_judge_on_failures_of_made_problems(monkeypatch, capsys, root):
     monkeypatch.setattr("hicra.study.verdicts.llm_judge._ask", lambda client, model, failed: "planning")
-    run = str(root / "data" / "experiments" / "grpo-seed10")
+    run = str(root / "data/families/pilots/grpo-seed904")
     assert main(["judge", "--records", run, "--model", "parrot"]) == 0
     out = capsys.readouterr().out
     assert "parrot on " in out

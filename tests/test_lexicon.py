@@ -224,8 +224,6 @@ def test_every_shipped_lexicon_has_its_card(root, capsys):
         "general",
         "listing1",
         "released193",
-        "families",
-        "families-placebo",
         "skyt1-hicra",
         "skyt1-paper",
     ]

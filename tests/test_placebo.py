@@ -6,7 +6,6 @@ import pytest
 
 from hicra.lexicon.lexicon import Lexicon
 from hicra.lexicon.placebo import placebo_lexicon
-from hicra.study.problems import families
 from hicra.study.problems.families import problems, worked_solution
 from hicra.words import segments
 
@@ -21,11 +20,11 @@ def texts():
 def lexicon():
     return Lexicon.from_grams(
         [
-            "we know that",
-            "one way forward",
+            "let us add",
+            "we should",
             "so we get",
-            "let's try to",
-            "hold on we should go",
+            "the limit of",
+            "let us keep the limit",
             "absent from all",
         ]
     )
@@ -53,7 +52,7 @@ def test_size_and_coverage_are_matched(texts, lexicon):
 
 def test_at_chance_it_holds_as_much_of_the_real_one_as_all_of_the_text():
     rng, real = random.Random(0), Lexicon.load("families")
-    texts = [families.worked_solution(p, rng).text for p in families.problems(300, 0)]
+    texts = [worked_solution(p, rng).text for p in problems(300, 0)]
     words = _words(real, texts)
     chance = len(words) / sum(len(run) for text in texts for run in segments(text))
     for fair in (True, False):
@@ -63,13 +62,11 @@ def test_at_chance_it_holds_as_much_of_the_real_one_as_all_of_the_text():
 
 
 def test_grams_longer_than_the_placebos_count_as_covered(texts):
-    long = Lexicon.from_grams(["hold on we should go about it in another way", "so we get"])
-    found = placebo_lexicon(
-        long, [*texts, "Hold on, we should go about it in another way."] * 2, seed=0, name="p"
+    long = Lexicon.from_grams(
+        ["remember that there is a limit", "so we get", "absent", "absent too", "not there"]
     )
-    assert found.provenance["counts"]["covered_by_the_real_one"] == _covered(
-        long, [*texts, "Hold on, we should go about it in another way."] * 2
-    )
+    found = placebo_lexicon(long, texts, seed=0, name="p")
+    assert found.provenance["counts"]["covered_by_the_real_one"] == _covered(long, texts)
 
 
 def test_the_draw_repeats_and_depends_on_the_seed(texts, lexicon):

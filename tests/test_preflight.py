@@ -25,7 +25,7 @@ TINY = LlamaConfig(
 pytestmark = pytest.mark.filterwarnings("default")
 
 
-def test_this_machine_is_ready_for_the_sandbox(capsys):
+def test_this_machine_is_ready_for_the_made_world(capsys):
     assert main(["preflight", "--overrides", '{"group_size": 4}']) == 0
     lines = capsys.readouterr().out.splitlines()
     found = [line for line in lines if line.startswith("ok")]

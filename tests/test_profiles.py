@@ -110,4 +110,5 @@ def test_any_override_gives_a_profile_or_a_value_error(overrides):
 def test_a_small_model_on_another_made_set_still_says_that_it_is_none():
     even = get_profile("families", problem_set="families-even").world
     assert even == "families: 0.7 M-parameter Llama on families-even, not a language model"
-    assert get_profile("smollm2", problem_set="families").world == "SmolLM2-135M-Instruct on families"
+    even = get_profile("smollm2", problem_set="families-even").world
+    assert even == "SmolLM2-135M-Instruct on families-even"

@@ -261,8 +261,8 @@ def test_a_record_of_an_older_version_gets_its_condition_or_says_what_to_add(tmp
 
 
 def test_every_committed_record_bears_its_condition(root):
-    runs = [run for name in ("experiments", "smollm2") for run in run_folders(root / "data" / name)]
-    assert len(runs) > 90
+    runs = [run for name in ("records", "pilots") for run in run_folders(root / "data/families" / name)]
+    assert len(runs) > 6
     for run in runs:
         assert run.path.name == f"{run.condition}-seed{run.seed}"
         assert all(run.read(name) for name in ("evals.jsonl", "steps.jsonl"))  # by their checksums

@@ -22,7 +22,7 @@ SMOKE = {
     "prompts_per_step": 2,
     "group_size": 4,
     "max_completion_length": 40,
-    "lexicon": "listing1",  # so little warm start teaches no phrase of the sandbox yet
+    "lexicon": "listing1",  # so little warm start teaches no phrase of the made world yet
     "eval_problems": 2,
     "eval_every": 2,
     "checkpoint_every": 2,

@@ -70,7 +70,7 @@ def test_a_home_folder_is_a_path_too(here, monkeypatch):
 
 def test_settings_of_shipped_names_do_not_depend_on_the_folder(here):
     before = plan_run(get_profile("families"), "hicra", 0).settings
-    for name in ("families", "experiments", "math500", "listing1"):
+    for name in ("families", "records", "math500", "listing1"):
         (here / name).write_text("not what ships")
     assert plan_run(get_profile("families"), "hicra", 0).settings == before
     assert str(here) not in json.dumps(before)
@@ -79,7 +79,7 @@ def test_settings_of_shipped_names_do_not_depend_on_the_folder(here):
 @pytest.mark.slow
 def test_what_ships_is_not_shadowed_by_the_folder(here, monkeypatch):
     wanted = load_claims(), named_sets().keys(), Lexicon.load("listing1").sha256
-    (here / "experiments" / "grpo-seed10").mkdir(parents=True)
+    (here / "families" / "records" / "grpo-seed1000").mkdir(parents=True)
     (here / "claims.yaml").write_text("claims: []\nseeds: 1\nquestions: {}\n")
     (here / "problem_sets.yaml").write_text("mine: {}\n")
     (here / "listing1").write_text("[]")
@@ -89,20 +89,20 @@ def test_what_ships_is_not_shadowed_by_the_folder(here, monkeypatch):
     assert (load_claims(), named_sets().keys(), Lexicon.load("listing1").sha256) == wanted
     assert base_folder(get_profile("families")) == data_root() / "families" / "base"
     assert base_folder(get_profile("families", base="./families/base")) == here / "families" / "base"
-    assert set(load_experiments(order=tuple(CONDITIONS)).arms) == set(CONDITIONS)
+    assert load_experiments(order=tuple(CONDITIONS)).arms[0] == "grpo"
 
 
 def test_a_path_is_never_looked_for_in_what_ships(here):
-    with pytest.raises(HicraError, match="experiments"):
-        load_experiments("experiments")
+    with pytest.raises(HicraError, match="families/records"):
+        load_experiments("families/records")
     with pytest.raises(HicraError, match=r"no claims file claims\.yaml"):
         load_claims("claims.yaml")
-    with pytest.raises(MissingError, match=r"no base 'experiments/grpo-seed10': nothing is at"):
-        get_profile("families", base="experiments/grpo-seed10")
+    with pytest.raises(MissingError, match=r"no base 'records/grpo-seed1000': nothing is at"):
+        get_profile("families", base="records/grpo-seed1000")
 
 
 def test_runs_that_are_recorded_are_found_from_everywhere(here, capsys):
-    assert main(["experiments", "--conditions", "grpo", "--overrides", '{"seeds": [10]}']) == 0
+    assert main(["experiments", "--conditions", "grpo", "--overrides", '{"seeds": [1000]}']) == 0
     assert "0 of 1 runs are missing" in capsys.readouterr().out
 
 
@@ -136,7 +136,7 @@ def test_several_sets_are_a_list_or_shipped_names_joined(here):
 @pytest.mark.parametrize("field", ["problem_set", "lexicon", "credit_lexicon", "base"])
 @pytest.mark.parametrize("given", ["", "sandbxo", "no\0thing", "x" * 5000, "~nobody/x"])
 def test_what_is_neither_name_nor_path_is_refused_with_the_names(field, given):
-    with pytest.raises(MissingError, match="the names are: .*sandbox"):
+    with pytest.raises(MissingError, match="the names are: .*families"):
         get_profile("families", **{field: given})
 
 

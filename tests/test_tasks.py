@@ -37,14 +37,14 @@ def arithmetic(tmp_path):
     return get_profile("families", problem_set=str(path), eval_problems=4)
 
 
-def test_sandbox_tasks_carry_their_world():
+def test_made_tasks_carry_their_world():
     profile = get_profile("families", eval_problems=8)
     tasks = training_tasks(profile, 8, seed=3)
     assert tasks == training_tasks(profile, 8, seed=3) != training_tasks(profile, 8, seed=4)
     assert all(task.prompt == task.world.prompt for task in tasks)
     assert not any(is_held_out(task.world) for task in tasks)
     assert all(is_held_out(task.world) for task in held_out_tasks(profile))
-    assert json.loads(tasks[0].row()["problem"])["family"] == "product"
+    assert json.loads(tasks[0].row()["problem"])["family"] == "total"
     assert explainer(profile)(tasks[0], "no plan").kind == "planning"
 
 

@@ -357,7 +357,9 @@ def test_the_record_counts_the_policy_s_tokens_alone(tokenizer, tmp_path):
         tokenizer,
         tmp_path,
         env_masks=_env_masks,
-        plan=SimpleNamespace(profile=get_profile("families", alpha=0.5), arm="hicra", observed=LEXICON),
+        plan=SimpleNamespace(
+            profile=get_profile("families", alpha=0.5, rollouts_kept=4), arm="hicra", observed=LEXICON
+        ),
         observed_tagger=PlanningTagger(LEXICON, tokenizer),
         statistics=lambda model, batch: [torch.ones_like(batch["completion_ids"]).float()] * 2,
         reward=reward,

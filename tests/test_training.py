@@ -1,4 +1,4 @@
-"""Real runs of the sandbox policy, two steps each, through TRL's trainer on Unsloth's CPU backend."""
+"""Real runs of the made world policy, two steps each, through TRL's trainer on Unsloth's CPU backend."""
 
 import gzip
 import json
@@ -256,8 +256,8 @@ def test_records_become_tidy_frames(runs):
     assert len(loaded.steps) == 4
     assert set(loaded.evals.groupby(["arm", "seed"]).size()) == {3}
     assert "not a language model" in loaded.world
-    with pytest.raises(RunError, match="no finished run of 'gated'"):
-        finished_runs(runs, ["gated"])
+    with pytest.raises(RunError, match="no finished run of 'released'"):
+        finished_runs(runs, ["released"])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load_study(finished_runs(runs, ["hicra"]))

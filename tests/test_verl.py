@@ -52,7 +52,7 @@ def home():
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """The sandbox's policy with a chat template, which verl asks for."""
+    """The made world's policy with a chat template, which verl asks for."""
     folder = tmp_path_factory.mktemp("base") / "base"
     shutil.copytree(ROOT / "data" / "families" / "base", folder)
     (folder / "chat_template.jinja").write_text(TEMPLATE)

@@ -40,8 +40,8 @@ def test_settings_have_the_papers_defaults():
         (_config({"alpha": 1.5}), r"hicra\.alpha=1\.5 must lie in \[0, 1\)"),
         (_config({"alpha": "much"}), r"hicra\.alpha='much' is not a number"),
         (
-            _config({"arm": "gated"}),
-            r"hicra\.arm='gated' needs its group beside it.*choose one of hicra, grpo, symm",
+            _config({"arm": "released"}),
+            r"hicra\.arm='released' needs its group beside it.*choose one of hicra, grpo, symm",
         ),
         (
             _config({"arm": "high_entropy"}),

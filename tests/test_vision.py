@@ -99,7 +99,7 @@ class Thirds(VerifiedAnswer):
 
     def __call__(self, *args, completion_ids, **columns):
         super().__call__(*args, completion_ids=completion_ids, **columns)
-        rewards = [float(sum(ids) % 3 == 0) for ids in completion_ids]
+        rewards = [float(i % 3 == 0) for i in range(len(completion_ids))]
         self.graded = self.graded._replace(rewards=torch.tensor(rewards))
         return rewards
 

@@ -1,4 +1,4 @@
-"""What live dynamics cost of a TRL step in the sandbox: `python -m tests.benchmarks.live [--steps 10]`.
+"""What live dynamics cost of a TRL step in the made world: `python -m tests.benchmarks.live [--steps 10]`.
 
 The share of each step's time that the text metrics take, and that of the token metrics with their own forward
 pass over the batch. The first step is left out.

@@ -303,7 +303,7 @@ def _tasks(work: list) -> list[list[str]]:
 
 
 def memory(options) -> Iterator[Row]:
-    """Resident size of a long sandbox run with all its workers, from the tenth minute on."""
+    """Resident size of a long run with all its workers, from the tenth minute on."""
     profile = get_profile("families", steps=6000, eval_every=50)
     settle, sizes = 600.0 * min(1.0, options.hours), []
     with tempfile.TemporaryDirectory() as temporary:

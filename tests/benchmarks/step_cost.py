@@ -1,6 +1,6 @@
 """What a step of HICRA costs beside the same step of GRPO: `python -m tests.benchmarks.step_cost`.
 
-Both trainers take their steps in turn, in one process, on the sandbox's base policy. The learning rate
+Both trainers take their steps in turn, in one process, on the made world's base policy. The learning rate
 is 0 and the seeds agree, so both sample the same completions: what differs is the planning mask and the
 credit. One warm-up round is left out; the ratio is taken pair by pair.
 """

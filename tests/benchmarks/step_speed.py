@@ -1,6 +1,6 @@
 """A step by the study's own sampler and pass against the same step by TRL, whole and by part.
 
-python -m tests.benchmarks.step_speed sandbox --pairs 6 [--side-by-side 2]
+python -m tests.benchmarks.step_speed families --pairs 6 [--side-by-side 2]
 
 The ways take their steps in turn, in one process of one thread, on the same prompts; the learning rate is 0.
 One round warms up and is left out; ratios are taken pair by pair. Seconds are the processor's, on which other

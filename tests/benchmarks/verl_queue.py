@@ -2,7 +2,7 @@
 
     build/verl/bin/python -m tests.benchmarks.verl_queue [--rows 128] [--tokens 16384]
 
-In `make verl`'s environment. Completions are the sandbox's words, laid end to end; what is timed is the trainer's
+In `make verl`'s environment. Completions are the made world's words, laid end to end; what is timed is the trainer's
 own method, verl's part and HICRA's, with all that moves between driver and queue.
 """
 

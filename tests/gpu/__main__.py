@@ -69,7 +69,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--no-vllm", action="store_true", help="leave out what needs vLLM")
     parser.add_argument(
-        "--offline", action="store_true", help="SmolLM2 and the sandbox for colab's model and data"
+        "--offline", action="store_true", help="SmolLM2 and the made world for colab's model and data"
     )
     parser.add_argument("--only", type=int, nargs="+", choices=range(len(CHECKS)), help="numbers of checks")
     parser.add_argument("--out", type=Path, default=Path("build/gpu"), help="folder of table and logs")

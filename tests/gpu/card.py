@@ -34,7 +34,7 @@ def card_memory() -> float:
 
 
 def base_folder() -> Path:
-    """SmolLM2-135M from its package; without a GPU the sandbox's base."""
+    """SmolLM2-135M from its package; without a GPU the made world's base."""
     from hicra.study.policy.base_models import base_folder as folder
 
     from hicra.study.profiles import get_profile

@@ -51,7 +51,7 @@ def costs(profile, run, peak: int) -> Iterator[Row]:
 
 
 def run_profile(options):
-    """`colab` on a GPU, offline with a model and problems that need no network; the sandbox without a GPU."""
+    """`colab` on a GPU, offline with a model and problems that need no network; the made world without a GPU."""
     from hicra.study.profiles import get_profile
 
     steps = {"steps": 4, "checkpoint_every": 1, "eval_problems": 8, "eval_every": 4, "warmup_steps": 1}

@@ -123,7 +123,7 @@ def close(what: str, difference: torch.Tensor, mean: float = 0.01, absolute: flo
 
 
 def worked() -> list[dict[str, str]]:
-    """Eight problems of the sandbox with worked solutions."""
+    """Eight problems of the made world with worked solutions."""
     from hicra.study.problems.prompts import worked_rows
     from hicra.study.profiles import get_profile
 

@@ -20,9 +20,9 @@ from hicra.lexicon.lexicon import Lexicon
 from hicra.study.figures import arm_comparisons, training_curves
 from hicra.study.figures.style import ARMS, ELSEWHERE, arm_name
 from hicra.study.figures.tables import spoken
+from hicra.study.problems.worlds import WORLDS
 from hicra.study.record.run_folder import RunError, RunFolder, run_folders
 from hicra.study.record.run_tables import Study, load_study, measured_with_parts
-from hicra.study.sources import MADE
 from hicra.study.verdicts.claims import contrast
 from hicra.study.verdicts.compass import compass_table
 from hicra.study.verdicts.families_quantities import families_quantities
@@ -93,7 +93,7 @@ def load_experiments(records: Path | str = "", order: Sequence[str] = tuple(ARMS
 def _values(study: Study, runs: Sequence[RunFolder]) -> pd.DataFrame:
     """The quantities of runs of one world; those of its choices where problems are made."""
     values = quantities(study.steps, study.evals)
-    made = all(run.manifest()["settings"]["problem_set"] in MADE for run in runs)
+    made = all(run.manifest()["settings"].get("problem_set") in WORLDS for run in runs)
     return values.join(families_quantities(runs)) if made else values
 
 
