@@ -106,8 +106,8 @@ def effective_weight(steps: Sequence[Mapping], alpha: float) -> float:
 
     1 + alpha * G/(G-2) * k, k = sum n v (1-v) (1-2v) / sum n v (1-v) over groups with n planning tokens and
     the mean reward v (docs/equation.md): a group without variance carries no credit, and so no weight. NaN
-    where no group has variance and a planning token, and for groups of two. Raises HicraError for records that
-    do not keep successes by group.
+    for groups of two, and where no group has variance and a planning token. Raises HicraError for records
+    that do not keep successes by group.
     """
     _check_fields(steps, "n_completions n_groups group_successes group_planning")
     size = steps[0]["n_completions"] / steps[0]["n_groups"]
