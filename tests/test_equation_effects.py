@@ -36,7 +36,9 @@ def test_each_arm_is_drawn_against_grpo_and_the_parts_add_up():
     arms = {"grpo": 0.0, "hicra": 0.5, "scaled": 0.2, "yoked": 0.1, "easy-grpo": 9.0, "placebo": -0.3}
     *panels, last = equation_effects(_values(arms), WORLD, list(CONDITIONS)).axes
     for ax in panels:
-        assert _points(ax) == pytest.approx({"hicra": 0.5, "scaled": 0.2, "yoked": 0.1, "placebo": -0.3})
+        assert _points(ax) == pytest.approx(
+            {"HICRA": 0.5, "Scaled": 0.2, "Yoked": 0.1, "Placebo HICRA": -0.3}
+        )
     parts = _points(last)
     assert list(parts) == list(PARTS)
     *single, whole = parts.values()

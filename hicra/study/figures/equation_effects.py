@@ -9,20 +9,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hicra.errors import HicraError
-from hicra.study.figures.style import ELSEWHERE, canvas, house
+from hicra.study.figures.style import ELSEWHERE, VERMILION, arm_name, canvas, house
 from hicra.study.verdicts.claims import contrast
 from hicra.study.verdicts.intervals import interval
 
 # quantity -> title and axis of its panel: each arm's paired difference to GRPO
 PANELS = {
-    "marked_connectives_change": ("Marked words that change nothing", "log odds, minus GRPO"),
-    "planning_change": ("Share of planning tokens", "share, minus GRPO"),
-    "tokens_change": ("Length of completions", "tokens, minus GRPO"),
-    "steps_to_half": ("Steps to V = 1/2", "log of the ratio to GRPO's"),
-    "steps_above_half": ("Steps from V = 1/2 to 0.7", "log of the ratio to GRPO's"),
+    "marked_connectives_change": ("Neutral words", "log odds, minus GRPO"),
+    "planning_change": ("Planning tokens", "share, minus GRPO"),
+    "tokens_change": ("Length", "tokens, minus GRPO"),
+    "steps_to_half": ("Steps to V = 1/2", "log of ratio to GRPO's"),
+    "steps_above_half": ("From there to 0.7", "log of ratio to GRPO's"),
 }
 PARTS = {
-    "planning weight\n(yoked - GRPO)": {"yoked": 1, "grpo": -1},
+    "weight\n(yoked - GRPO)": {"yoked": 1, "grpo": -1},
     "hard prompts\n(scaled - yoked)": {"scaled": 1, "yoked": -1},
     "bonus\n(HICRA - scaled)": {"hicra": 1, "scaled": -1},
     "HICRA - GRPO": {"hicra": 1, "grpo": -1},
@@ -61,30 +61,34 @@ def equation_effects(values: pd.DataFrame, world: str, order: Sequence[str]) -> 
     against = {arm: {arm: 1, "grpo": -1} for arm in arms}
     note = (
         "Points are means over seeds of differences paired by seed, whiskers their 95 % t-intervals; "
-        "a hollow point is of fewer than three seeds and has no whisker."
+        "a hollow point is of fewer than three seeds and has no whisker. Neutral words are connectives that "
+        "change nothing: log odds of those that the lexicon marks against those that it does not."
     )
     height = 2.2 + 0.34 * max(len(arms), 5)
     figure = canvas(height=height, title="What does HICRA's equation do?", world=world, note=note)
-    axes = figure.subplots(2, 3).flat
+    axes = [ax for row in figure.subfigures(2, 1) for ax in row.subplots(1, 3)]
     for ax, (quantity, (title, label)) in zip(axes, PANELS.items(), strict=False):
         _forest(ax, values, quantity, against)
         ax.set(title=title, xlabel=label)
+        if ax.get_subplotspec().colspan.start:  # the rows of the panel on the left
+            ax.tick_params(labelleft=False)
     last = axes[len(PANELS)]
     _forest(last, values, "mean_reward", {k: v for k, v in PARTS.items() if set(v) <= there})
-    last.set(title="HICRA's gain in parts", xlabel="reward over the run (share)")
+    last.set(title="Gain in parts", xlabel="reward over the run")
     return figure
 
 
 def _forest(ax: Axes, values: pd.DataFrame, quantity: str, rows: Mapping[str, Mapping[str, float]]) -> None:
     """One line a contrast: its mean and interval over the seeds that all its arms have."""
-    for y, weights in enumerate(rows.values()):
+    for y, (name, weights) in enumerate(rows.items()):
+        color = VERMILION if arm_name(name).startswith("HICRA") else "0.35"
         found = contrast(values, quantity, weights)
         if found.empty:
             continue
         mean, low, high, n = interval(found)
         if n > 2:
-            ax.plot([low, high], [y, y], color="0.2", lw=1.2)
-        ax.plot(mean, y, "o", ms=4, color="0.2", mfc="0.2" if n > 2 else "white")
+            ax.plot([low, high], [y, y], color=color, lw=1.2)
+        ax.plot(mean, y, "o", ms=4, color=color, mfc=color if n > 2 else "white")
     ax.axvline(0, color="0.4", lw=0.7)
-    ax.set_yticks(range(len(rows)), list(rows))
+    ax.set_yticks(range(len(rows)), [arm_name(row) for row in rows])
     ax.set_ylim(max(len(rows), 1) - 0.5, -0.5)
