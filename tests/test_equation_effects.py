@@ -27,7 +27,7 @@ def _values(arms, seeds=(1, 2, 3)):
 
 def _points(ax):
     """x of every point by its row's label."""
-    labels = [t.get_text() for t in ax.get_yticklabels()]
+    labels = [ax.yaxis.get_major_formatter()(y) for y in ax.get_yticks()]  # not all panels show them
     points = [line for line in ax.lines if line.get_marker() == "o"]
     return {labels[round(line.get_ydata()[0])]: line.get_xdata()[0] for line in points}
 

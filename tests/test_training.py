@@ -1,4 +1,4 @@
-"""Real runs of the made world policy, two steps each, through TRL's trainer on Unsloth's CPU backend."""
+"""Real runs of the made world's policy, two steps each, through TRL's trainer on Unsloth's CPU backend."""
 
 import gzip
 import json

@@ -30,7 +30,8 @@ Late, and with the ending `_change` late minus early:
 | looks, tokens | second looks, tokens of a completion | 1 |
 | planning | share of planning tokens | share |
 
-A run that does not reach a level has no number (NaN) for what needs it, and leaves the claim's seeds.
+A run that does not reach a level, or has no completion of a kind, has no number (NaN) for what needs it, and
+leaves the claim's seeds.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ def of_steps(steps: Sequence[Mapping]) -> dict[str, float]:
         "within_families": given,
         "specialised": total - given,
         "fitting": sum(fitting.values()) / n,
-        "right_given_fitting": sum(right[plan] for plan in fitting) / max(1, sum(fitting.values())),
+        "right_given_fitting": _share(sum(right[plan] for plan in fitting), sum(fitting.values())),
         "marked_connectives": log_odds(neutral, LONG_CONNECTIVES, CONNECTIVES),
         "long_conclusions": log_odds(neutral, LONG_CONCLUSIONS, CONCLUSIONS),
         "placebo_connectives": log_odds(neutral, marked_by("families-placebo", CONNECTIVES), CONNECTIVES),
@@ -153,7 +154,11 @@ def strategy_entropies(plans: Mapping[str, int]) -> tuple[float, float]:
 def announced(plans: Mapping[str, int], effect: float) -> float:
     """Share of the completions of families with this effect of the limit that announce it."""
     own = {plan: n for plan, n in plans.items() if FAMILIES[family_of(plan)].limit_effect == effect}
-    return sum(n for plan, n in own.items() if plan.endswith("+limit")) / max(1, sum(own.values()))
+    return _share(sum(n for plan, n in own.items() if plan.endswith("+limit")), sum(own.values()))
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else math.nan
 
 
 def family_of(plan: str) -> str:
