@@ -20,7 +20,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from hicra import Lexicon, PlanningTagger
 from hicra.files import data_root
-from hicra.study.problems.families import problems, worked_solution
+from hicra.study.problems.families import Habits, problems, worked_solution
 from hicra.study.problems.grading import grade
 from hicra.study.training.cpu_step import CpuStepMixin
 from hicra.study.training.process import certain_end
@@ -35,7 +35,8 @@ def fixed_rollouts(prompts, trainer):
     first = trainer.accelerator.process_index * len(prompts)
     world = {p.prompt: p for p in problems(PROMPTS, 0)}
     texts = [
-        worked_solution(world[prompt], random.Random(first + i)).text for i, prompt in enumerate(prompts)
+        worked_solution(world[prompt], random.Random(first + i), Habits(hint=0.3)).text
+        for i, prompt in enumerate(prompts)
     ]
     tokenizer = trainer.processing_class
     return {

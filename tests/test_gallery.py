@@ -142,8 +142,8 @@ def test_occurrences_are_summed_over_runs(records):
 
 
 def test_table_2_judges_by_the_worlds_truth(tmp_path):
-    # The lexicon's one gram is the plan; the last three words are another phrase.
-    text = "Let us add the numbers in order. Two and three."
+    # The lexicon's one gram is the plan; seven other words are another phrase.
+    text = "Let us add the numbers in order. One and two and three and four."
     write_record(tmp_path, "grpo", 10, completion=text)
     data = catalogue.load_experiments(tmp_path)
     table = tables.strategic_table(data.completions("grpo"), data.lexicon).set_index("kind")

@@ -232,7 +232,7 @@ def test_two_processes_share_a_run_and_one_writes_its_record(tmp_path, smoke):
         assert row["n_planning"] + row["n_execution"] == row["length_sum"]
         assert sum(row["errors"].values()) == 16 - row["reward_sum"]
     assert [row["step"] for row in _rows(tmp_path / "families", "hicra", "evals.jsonl")] == [0, 1, 2]
-    assert len(_rows(tmp_path / "families", "hicra", "rollouts.jsonl")) == 2 * 8
+    assert len(_rows(tmp_path / "families", "hicra", "rollouts.jsonl")) == 2 * study.rollouts_kept
 
 
 def test_another_number_of_processes_than_the_settings_say_is_refused(tmp_path, smoke, monkeypatch):

@@ -145,7 +145,7 @@ def final_accuracies(values: pd.DataFrame, world: str, *, arms: Sequence[str]) -
 
     Small points are seeds, diamonds means with 95 % intervals over seeds; differences are paired by seed.
     """
-    wide = final_accuracy(values)[list(arms)]  # (seeds, arms)
+    wide = values[final_accuracy(values)].unstack("arm")[list(arms)]  # (seeds, arms)
     gaps = wide.drop(columns="grpo").sub(wide["grpo"], axis=0)
     counts = seed_counts(values.reset_index().query("arm in @arms"))
     note = f"Seeds: {counts}; small points are seeds, diamonds means with 95 % intervals over seeds."

@@ -19,7 +19,7 @@ from hicra.files import study_data
 from hicra.lexicon.lexicon import Lexicon
 from hicra.study.figures import arm_comparisons, training_curves
 from hicra.study.figures.style import ARMS, ELSEWHERE, arm_name
-from hicra.study.figures.tables import spoken
+from hicra.study.figures.tables import final_accuracy, spoken
 from hicra.study.problems.worlds import WORLDS
 from hicra.study.record.run_folder import RunError, RunFolder, run_folders
 from hicra.study.record.run_tables import Study, load_study, measured_with_parts
@@ -196,7 +196,7 @@ def _most_frequent(data: Experiments, _: Told) -> str:
 def _against_each(data: Experiments, told: Told) -> str:
     """Table 1's answer: HICRA against the arms of the paper's table."""
     others = [arm for arm in ("grpo", "high_entropy", "placebo", "entropy_reg") if arm in data.arms]
-    found = (f"{told.of('final_accuracy_1', {'hicra': 1, a: -1})} for {arm_name(a)}" for a in others)
+    found = (f"{told.of(final_accuracy(told.values), {'hicra': 1, a: -1})} for {arm_name(a)}" for a in others)
     return f"HICRA's final accuracy minus that of each other arm: {'; '.join(found)}."
 
 

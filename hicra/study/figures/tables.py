@@ -26,11 +26,11 @@ PAPER_TABLE_2 = {"gram": 0.86, "other": 0.12}  # shares that people called strat
 BASE = "base"
 
 
-def final_accuracy(values: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy at the end, (seeds, arms): the last score of many samples where all runs have one, else the
-    last evaluation, both at temperature 1."""
+def final_accuracy(values: pd.DataFrame) -> str:
+    """The quantity that is accuracy at the end: the last score of many samples where all runs have one, else
+    the last evaluation, both at temperature 1."""
     scored = "final_accuracy_1" in values and values["final_accuracy_1"].notna().all()
-    return values["final_accuracy_1" if scored else "final_accuracy"].unstack("arm")
+    return "final_accuracy_1" if scored else "final_accuracy"
 
 
 def accuracy_table(values: pd.DataFrame) -> pd.DataFrame:
@@ -39,7 +39,7 @@ def accuracy_table(values: pd.DataFrame) -> pd.DataFrame:
     Differences to GRPO from the same base and problems are paired by seed. The paper's values are rounded
     here, once, so that they read the same wherever the table is printed.
     """
-    wide = final_accuracy(values)
+    wide = values[final_accuracy(values)].unstack("arm")  # (seeds, arms)
     rows = []
     for arm in dict.fromkeys(values.index.get_level_values("arm")):
         place = next((prefix for prefix in ELSEWHERE if arm.startswith(prefix)), "")
