@@ -33,13 +33,14 @@ def test_no_pilot_decides(root):
 
 SIGNS = {REPLICATED: "✔", CONTRADICTED: "✘", UNDECIDED: "?"}
 QUOTED = {
-    "hicra-beats-grpo": "-0.002 [-0.027, 0.022]",
-    "hicra-beats-high-entropy": "-0.014 [-0.029, 0.002]",
-    "hicra-beats-placebo": "-0.014 [-0.037, 0.008]",
-    "errors-are-strategic": "-0.239 [-0.297, -0.181]",
-    "semantic-entropy-rises": "-0.127 [-0.212, -0.043]",
-    "hicra-beats-strong-bonus": "0.081 [0.047, 0.115]",
-    "boundary": "-0.023 [-0.051, 0.005]",
+    "strategies-diversify": "1.032 [0.981, 1.083]",
+    "strategies-explore": "-1.701 [-1.770, -1.633]",
+    "errors-are-strategic": "-0.623 [-0.667, -0.578]",
+    "hicra-learns-more": "0.005 [-0.001, 0.011]",
+    "hicra-ends-higher": "-0.000 [-0.021, 0.020]",
+    "hicra-more-diverse": "-0.639 [-0.752, -0.527]",
+    "neutral-words-rise": "2.352 [2.065, 2.640]",
+    "length-rises": "10.513 [7.678, 13.349]",
 }
 
 
