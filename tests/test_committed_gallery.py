@@ -37,8 +37,11 @@ QUOTED = {
     "strategies-explore": "-1.701 [-1.770, -1.633]",
     "errors-are-strategic": "-0.623 [-0.667, -0.578]",
     "hicra-learns-more": "0.005 [-0.001, 0.011]",
+    "hicra-learns-more-strongly": "-0.105 [-0.131, -0.078]",
+    "asymmetry": "-0.011 [-0.019, -0.004]",
+    "hard-prompts": "0.012 [0.001, 0.024]",
     "hicra-ends-higher": "-0.000 [-0.021, 0.020]",
-    "hicra-more-diverse": "-0.639 [-0.752, -0.527]",
+    "hicra-more-diverse": "-0.624 [-0.734, -0.514]",
     "neutral-words-rise": "2.352 [2.065, 2.640]",
     "length-rises": "10.513 [7.678, 13.349]",
 }
