@@ -74,7 +74,7 @@ def test_the_wheel_is_small_and_holds_no_run_records(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert "hicra/_data/lexicons/listing1.json" in names
     assert "hicra/py.typed" in names
-    assert not any("experiments/" in name or name.endswith((".safetensors", ".gz")) for name in names)
+    assert not any("records/" in name or name.endswith((".safetensors", ".gz")) for name in names)
 
 
 def test_importing_hicra_loads_nothing(light, tmp_path):
@@ -118,7 +118,7 @@ def test_the_command_is_installed_and_the_study_asks_for_a_clone(light, full, tm
     assert "listing1" in said
     said = _run(full.parent / "hicra", "study", cwd=tmp_path, ok=False).strip().splitlines()
     assert said == [
-        "hicra: experiments is in the repository, not in the installed package; run this from a clone"
+        "hicra: claims.yaml is in the repository, not in the installed package; run this from a clone"
     ]
 
 
