@@ -120,11 +120,12 @@ def experiment_jobs(
         for seed in own.seeds:
             settings = own
             if arm == "yoked":
-                leader = RunFolder(Path(records) / f"{name.replace('yoked', 'hicra')}-seed{seed}")
+                followed = name.replace("yoked", "hicra")
+                leader = RunFolder(Path(records) / f"{followed}-seed{seed}")
                 if not leader.finished:
                     raise HicraError(
                         f"{name} takes its weights from {leader.path.name}, which is not in {records}; name "
-                        f"{name.replace('yoked', 'hicra')!r} among the conditions too"
+                        f"{followed!r} among the conditions too"
                     )
                 settings = replace(own, weights=weights_of(leader.read("steps.jsonl"), own.alpha))
             plan = plan_run(settings, arm, seed, condition=name)

@@ -52,7 +52,7 @@ def arm_table(values: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
 def equation_effects(values: pd.DataFrame, world: str, order: Sequence[str]) -> Figure:
     """What each arm does to words, planning and speed, and HICRA's gain taken into parts.
 
-    `values` is that of `load_values`. Raises HicraError without runs of GRPO.
+    `values` is that of `catalogue.load_experiments`. Raises HicraError without runs of GRPO.
     """
     there = set(values.index.get_level_values("arm"))
     if "grpo" not in there:

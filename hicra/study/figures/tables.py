@@ -23,7 +23,6 @@ PAPER_TABLE_1 = {
     "entropy_reg": Decimal("0.3778"),
 }
 PAPER_TABLE_2 = {"gram": 0.86, "other": 0.12}  # shares that people called strategic
-BASE = "base"
 
 
 def final_accuracy(values: pd.DataFrame) -> str:
@@ -45,7 +44,7 @@ def accuracy_table(values: pd.DataFrame) -> pd.DataFrame:
         place = next((prefix for prefix in ELSEWHERE if arm.startswith(prefix)), "")
         baseline = f"{place}grpo"
         if arm == baseline:
-            rows.append(_level(f"{place}{BASE}", values["base_accuracy"].unstack("arm")[arm]))
+            rows.append(_level(f"{place}base", values["base_accuracy"].unstack("arm")[arm]))
         row = _level(arm, wide[arm])
         if arm != baseline and baseline in wide:
             gap = interval((wide[arm] - wide[baseline]).dropna())
