@@ -160,6 +160,7 @@ CHECKS = (
     Check("entropy bonus", steps.entropy_bonus),
     Check("long rows", engine.long_rows, gpu=78),
     Check("benchmarks", runs.benchmarks),
+    Check("sampler", steps.sampler),
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -77,6 +78,57 @@ def recorder(options) -> Iterator[Row]:
     for i, name in enumerate(("log-probability", "entropy")):
         yield from close(f"{name}, against 32 bit", (found[i] - exact[name])[own])
         yield from close(f"{name}, a row alone", (alone[i] - found[i])[own])
+
+
+def sampler(options) -> Iterator[Row]:
+    """The study's own sampler on this machine: its values against a pass, its speed against generate's."""
+    from functools import partial
+
+    from hicra.study.policy import generation, unsloth_models
+    from hicra.study.policy.llama_sampler import refusal, sample, sampled_by
+
+    policy, tokenizer = unsloth_models.load_policy(base_folder(), lora_rank=8, seed=0)
+    draw_adapter(policy)
+    found, wanted = sampled_by(policy), "own on cuda" if GPU else "own"
+    yield Row("sampler", f"{found} {refusal(policy)}".strip(), wanted, found == wanted)
+    prompts = [p for p in tokenizer([row["prompt"] for row in worked()])["input_ids"] for _ in range(16)]
+    ends, pad = unsloth_models.ends(policy, tokenizer), tokenizer.pad_token_id
+    own = partial(sample, policy, prompts, max_new_tokens=64, temperature=1.0, ends=ends, pad=pad)
+    completions, seconds = timed(own)
+    ids, padding = generation.left_padded(prompts, pad)
+    batch = {"prompt_ids": ids, "prompt_mask": ~padding}
+    batch |= {"completion_ids": completions.ids, "completion_mask": completions.mask}
+    batch = {name: values.to(policy.device) for name, values in batch.items()}
+    logps, entropies = token_statistics_of(policy, batch)
+    mask = completions.mask
+    yield from close("log-probability, sampler less pass", (completions.logps - logps)[mask])
+    yield from close("entropy, sampler less pass", (completions.entropies - entropies)[mask])
+    surprise = -(completions.logps + completions.entropies)[mask]  # (N,), 0 in the mean
+    error = surprise.std().item() / len(surprise) ** 0.5
+    mean = surprise.mean().item()
+    yield Row("surprise less entropy", f"{mean:+.3f} nats", f"within {4 * error:.3f}", abs(mean) < 4 * error)
+    config = generation.GenerationConfig(
+        max_new_tokens=64, do_sample=True, top_k=0, pad_token_id=pad, eos_token_id=ends
+    )
+    theirs, slower = timed(lambda: generation._by_generate(policy, config, prompts))
+    speeds = mask.sum().item() / seconds, (theirs != pad).sum().item() / slower
+    yield Row("speed", "{:.0f} tokens/s; generate {:.0f}".format(*speeds))
+
+
+def timed(act):
+    """What `act` gives, and the seconds of its second call; the first may compile."""
+    act()
+    started = time.monotonic()
+    found = act()
+    if GPU:
+        torch.cuda.synchronize()
+    return found, time.monotonic() - started
+
+
+def token_statistics_of(policy, batch):
+    from hicra.dynamics.token_statistics import token_statistics
+
+    return token_statistics(policy, batch, temperature=1.0, rows=32)
 
 
 def by_transformers(options, policy, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

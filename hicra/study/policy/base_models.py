@@ -130,26 +130,41 @@ def _warm_start(profile: Profile, out: Path) -> None:
     with tempfile.TemporaryDirectory() as log:
         arguments = SFTConfig(
             output_dir=log,
-            per_device_train_batch_size=profile.warm_start_batch,
-            max_steps=profile.warm_start_steps,
-            learning_rate=profile.warm_start_learning_rate,
-            warmup_steps=min(5, profile.warm_start_steps),
-            max_length=profile.max_length,
-            train_sampling_strategy="group_by_length",  # less padding
-            completion_only_loss=True,
-            logging_steps=5,
-            save_strategy="no",
-            report_to=[],
-            bf16=False,
+            **_supervised_settings(profile),
             use_cpu=not unsloth_models.has_gpu(),
-            disable_tqdm=True,
-            dataloader_pin_memory=False,
-            seed=0,
         )
         data = Dataset.from_list(rows)
         with _fast_products(model):
             SFTTrainer(model=model, args=arguments, train_dataset=data, processing_class=tokenizer).train()
     _whole(out, lambda folder: unsloth_models.save_merged(model, tokenizer, folder))
+
+
+def _supervised_settings(profile: Profile) -> dict:
+    """The warm start's settings for TRL, all that decide passed: Unsloth's defaults on a GPU are others."""
+    return {
+        "per_device_train_batch_size": profile.warm_start_batch,
+        "gradient_accumulation_steps": 1,
+        "max_steps": profile.warm_start_steps,
+        "learning_rate": profile.warm_start_learning_rate,
+        "lr_scheduler_type": "linear",
+        "warmup_steps": min(5, profile.warm_start_steps),
+        "optim": "adamw_torch_fused",
+        "weight_decay": 0.0,
+        "max_length": profile.max_length,
+        "packing": False,
+        "padding_free": False,
+        "train_sampling_strategy": "group_by_length",  # less padding
+        "completion_only_loss": True,
+        "gradient_checkpointing": False,  # set by Unsloth
+        "bf16": False,
+        "fp16": False,
+        "logging_steps": 5,
+        "save_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+        "seed": 0,
+    }
 
 
 @contextmanager
@@ -160,7 +175,7 @@ def _fast_products(model) -> Iterator[None]:
     from hicra.study.policy.float32_products import linear_precision, products
 
     core = model.get_base_model()
-    if llama_sampler.refusal(model) or core.is_gradient_checkpointing:
+    if llama_sampler.sampled_by(model) != "own" or core.is_gradient_checkpointing:
         yield
         return
     with products(linear_precision()), causal_attention(core):

@@ -31,8 +31,10 @@ def products(precision: Precision) -> Iterator[None]:
 
 
 @cache
-def linear_precision() -> Precision:
-    """The precision of linear maps on this processor: "medium" where that is 32-bit, else "highest"."""
+def linear_precision(device: str = "cpu") -> Precision:
+    """The precision of linear maps: "medium" on a processor where that is 32-bit, else, and on a GPU, "highest"."""
+    if device != "cpu":
+        return "highest"
     draws = torch.Generator().manual_seed(0)
     left, right = torch.randn(2, SIZE, SIZE, generator=draws, dtype=torch.float64)  # (SIZE, SIZE) each
     wanted = left @ right

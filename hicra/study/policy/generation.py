@@ -1,4 +1,4 @@
-"""Functions prompts -> completions for a policy: on a CPU by our own sampler, by transformers, by vLLM."""
+"""Functions prompts -> completions for a policy: by our own sampler, by transformers, by vLLM."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def text_generator(
 ) -> Callable[[list[str]], list[str]]:
     """A function prompts -> completions that samples from `model`.
 
-    On a CPU a Llama is sampled by `llama_sampler`; what that refuses, by transformers' generate. The same
+    A Llama in float32 is sampled by `llama_sampler`; what that refuses, by transformers' generate. The same
     prompts give the same completions whatever was drawn elsewhere before. `special` tokens are left in the
     texts where asked for.
     """

@@ -1,4 +1,4 @@
-"""Sampling from a Llama on a CPU, several times faster than transformers' generate.
+"""Sampling from a Llama, on a CPU or on one GPU, several times faster than transformers' generate.
 
 A prompt is read once for all of its completions; keys and values lie in one preallocated cache; finished rows
 leave it; a draw costs as little for a large vocabulary as for a small one. Log-probability and entropy of
@@ -8,6 +8,7 @@ when this sampler steps aside.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from itertools import chain, groupby
 from typing import NamedTuple
@@ -20,12 +21,12 @@ from peft.tuners import lora
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import GenerationConfig, LlamaForCausalLM
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from hicra.batches import without_adapter
 
 KEPT = 0.8  # share of rows under way at which the finished ones leave the cache; 0.6 to 0.9 cost the same
 BLOCK = 64  # tokens: a draw chooses a block of the vocabulary, then a token in it
+NORMS = ("LlamaRMSNorm", "Unsloth_LlamaRMSNorm")  # Unsloth's, on a GPU, is the same by another kernel
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 # Of GenerationConfig, what is followed or changes no sample, and the values that say "not used".
 FOLLOWED = ("max_new_tokens", "do_sample", "temperature", "eos_token_id", "pad_token_id", "bos_token_id")
@@ -49,22 +50,22 @@ class Completions(NamedTuple):
 def refusal(model, *settings: GenerationConfig) -> str:
     """Why transformers' generate must sample from `model` with `settings` instead; "" where it need not.
 
-    Sampled here is: LlamaForCausalLM as transformers defines it, on a CPU, in float32, without rope
-    scaling, biases or dropout, its linear maps plain or with plain LoRA adapters; by temperature alone.
+    Sampled here is: LlamaForCausalLM as transformers defines it, on a CPU or one GPU, in float32, without
+    rope scaling, biases or dropout, its linear maps plain or with plain LoRA adapters; by temperature alone.
     """
     core = without_adapter(model)
     if type(core) is not LlamaForCausalLM:
         return f"{type(core).__name__} is not LlamaForCausalLM"
-    kinds = {f"{p.dtype} on {p.device.type}" for p in core.parameters()}
-    if kinds != {"torch.float32 on cpu"}:
-        return f"weights are {', '.join(sorted(kinds))}, not torch.float32 on cpu alone"
+    kinds = {f"{p.dtype} on {p.device}" for p in core.parameters()}
+    if len(kinds) > 1 or not re.fullmatch(r"torch\.float32 on (cpu|cuda:\d+)", *kinds):
+        return f"weights are {', '.join(sorted(kinds))}, not torch.float32 on cpu or one cuda device alone"
     config, adapters = core.config, getattr(model, "peft_config", {})
     found = {
         "rope": config.rope_parameters["rope_type"] == "default",
         "activation": config.hidden_act == "silu",
         "dropout": not config.attention_dropout,
         "adapter": all(type(adapter) is lora.LoraConfig for adapter in adapters.values()),
-        "norm": all(type(m) is LlamaRMSNorm for m in _norms(core)),
+        "norm": all(type(m).__name__ in NORMS for m in _norms(core)),
         "embedding": type(core.model.embed_tokens) is nn.Embedding,
         "head": _plain(core.lm_head),
         "linear map": all(map(_foldable, _linear_maps(core))),
@@ -73,6 +74,14 @@ def refusal(model, *settings: GenerationConfig) -> str:
         return f"its {', '.join(unknown)} cannot be sampled from here"
     given = {name: value for s in (model.generation_config, *settings) for name, value in _unknown(s).items()}
     return f"generation settings {given}" if given else ""
+
+
+def sampled_by(model, *settings: GenerationConfig) -> str:
+    """What samples from `model`: "own", on a GPU "own on cuda", or "transformers"; they draw differently."""
+    if refusal(model, *settings):
+        return "transformers"
+    device = without_adapter(model).lm_head.weight.device.type
+    return "own" if device == "cpu" else f"own on {device}"
 
 
 def _unknown(settings: GenerationConfig) -> dict:
@@ -129,11 +138,12 @@ def sample(
     """
     groups = [(prompt, len(list(same))) for prompt, same in groupby(map(tuple, prompts))]
     shape = (len(prompts), max_new_tokens)
-    ids = torch.full(shape, pad)  # (B, T)
-    logps, entropies = torch.zeros(shape), torch.zeros(shape)  # (B, T), (B, T)
-    rows, alive = torch.arange(len(ids)), torch.ones(len(ids), dtype=torch.bool)  # (b,), (b,): under way
-    last = torch.tensor(list(ends))
-    with torch.inference_mode(), products(linear_precision()):
+    device = without_adapter(model).lm_head.weight.device
+    ids = torch.full(shape, pad, device=device)  # (B, T)
+    logps, entropies = torch.zeros(2, *shape, device=device)  # (B, T), (B, T)
+    rows = torch.arange(len(ids), device=device)  # (b,): under way
+    alive, last = torch.ones_like(rows, dtype=torch.bool), torch.tensor(list(ends), device=device)
+    with torch.inference_mode(), products(linear_precision(device.type)):
         network = _Network(model)
         logits = network.read(groups, pad, max_new_tokens)  # (b, V)
         for t in range(max_new_tokens):
@@ -174,10 +184,12 @@ def draw(chances: Tensor) -> Tensor:
         chances = functional.pad(chances, (0, short))
     blocks = chances.view(len(chances), -1, BLOCK)
     upto = blocks.sum(-1, dtype=torch.float64).cumsum(-1)  # (b, V / BLOCK)
-    point = torch.rand(len(chances), 1, dtype=torch.float64) * upto[:, -1:]  # (b, 1)
+    b, device = len(chances), chances.device
+    point = torch.rand(b, 1, dtype=torch.float64, device=device) * upto[:, -1:]  # (b, 1)
     block = torch.searchsorted(upto, point, right=True).clamp_(max=upto.shape[1] - 1)  # (b, 1)
     point -= functional.pad(upto, (1, 0)).gather(1, block)
-    inside = blocks[torch.arange(len(blocks)), block[:, 0]].cumsum(-1, dtype=torch.float64)  # (b, BLOCK)
+    chosen = blocks[torch.arange(b, device=device), block[:, 0]]  # (b, BLOCK)
+    inside = chosen.cumsum(-1, dtype=torch.float64)  # (b, BLOCK)
     point = point.minimum(inside[:, -1:].nextafter(torch.zeros_like(point)))  # rounding must not pass its end
     return (block * BLOCK + torch.searchsorted(inside, point, right=True))[:, 0]
 
@@ -202,16 +214,19 @@ class _Network:
         core = without_adapter(model)
         config, body = core.config, core.model
         self.n_queries, self.n_keys = config.num_attention_heads, config.num_key_value_heads
-        self.epsilon, self.frequencies = config.rms_norm_eps, body.rotary_emb.inv_freq  # (D / 2,)
-        self.width = 2 * len(self.frequencies)  # of a head, D
         self.layers = [_layer(layer) for layer in body.layers]
         self.embedding = body.embed_tokens.weight  # (V, hidden)
+        self.device = self.embedding.device
+        self.epsilon = config.rms_norm_eps
+        self.frequencies = body.rotary_emb.inv_freq.to(self.device)  # (D / 2,); Unsloth keeps it on the CPU
+        self.width = 2 * len(self.frequencies)  # of a head, D
         self.head = core.lm_head.weight * body.norm.weight  # (V, hidden)
 
     def read(self, groups: Sequence[tuple[Sequence[int], int]], pad: int, n_new: int) -> Tensor:
         """Logits (B, V) after each prompt, repeated as often as its group says, with room for `n_new`."""
-        repeats = torch.tensor([n for _, n in groups])
-        ids, padding = left_padded([prompt for prompt, _ in groups], pad)  # (n, P), (n, P)
+        repeats = torch.tensor([n for _, n in groups], device=self.device)
+        both = left_padded([prompt for prompt, _ in groups], pad)
+        ids, padding = (values.to(self.device) for values in both)  # (n, P), (n, P)
         self.column = longest = ids.shape[1]
         self._turn(longest + n_new)
         once = self._cache(len(groups), longest)
@@ -220,7 +235,8 @@ class _Network:
         self.cache[..., :longest, :] = once.repeat_interleave(repeats, 2)
         self.bias = None
         if padding.any():
-            bias = functional.pad(torch.zeros(padding.shape).masked_fill(padding, -torch.inf), (0, n_new))
+            bias = torch.zeros(padding.shape, device=self.device).masked_fill(padding, -torch.inf)
+            bias = functional.pad(bias, (0, n_new))  # (n, L)
             self.bias = bias.repeat_interleave(repeats, 0)[:, None, None]  # (B, 1, 1, L)
         return logits.repeat_interleave(repeats, 0)
 
@@ -238,11 +254,13 @@ class _Network:
 
     def _cache(self, rows: int, columns: int) -> Tensor:
         """Room for keys and values, (layers, 2, rows, Hk, columns, D)."""
-        return torch.empty(len(self.layers), 2, rows, self.n_keys, columns, self.width)
+        shape = (len(self.layers), 2, rows, self.n_keys, columns, self.width)
+        return torch.empty(shape, device=self.device)
 
     def _turn(self, n: int) -> None:
         """The rotations of `n` columns, (n, 1, D) each; the sine's first half is negative."""
-        angles = torch.outer(torch.arange(n).float(), self.frequencies)[:, None]  # (n, 1, D / 2)
+        columns = torch.arange(n, device=self.device)
+        angles = torch.outer(columns.float(), self.frequencies)[:, None]  # (n, 1, D / 2)
         self.cosine = torch.cat([angles.cos(), angles.cos()], -1)
         self.sine = torch.cat([-angles.sin(), angles.sin()], -1)
 
@@ -296,8 +314,9 @@ def _prompt_attention(padding: Tensor) -> Callable[..., Tensor]:
     mask = None
     if padding.any():
         n = padding.shape[1]
-        causal = torch.ones(n, n, dtype=torch.bool).tril() & ~padding[:, None]  # (n, P, P)
-        itself = torch.eye(n, dtype=torch.bool)  # (P, P); padding that sees nothing would be no number
+        own = {"dtype": torch.bool, "device": padding.device}
+        causal = torch.ones(n, n, **own).tril() & ~padding[:, None]  # (n, P, P)
+        itself = torch.eye(n, **own)  # (P, P); padding that sees nothing would be no number
         mask = (causal | itself)[:, None]  # (n, 1, P, P)
 
     def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:

@@ -46,13 +46,13 @@ def base_rollouts(profile: Profile, n: int, seed: int) -> list[Rollout]:
 
 
 def sampler_of(profile: Profile) -> str:
-    """What would sample in a run of the profile on this machine: "own", "transformers" or "vllm"."""
-    from hicra.study.policy.llama_sampler import refusal
+    """What would sample in a run of the profile on this machine, as RunFolder.sampler says it."""
+    from hicra.study.policy.llama_sampler import sampled_by
 
     if profile.vllm:
         return "vllm"
     model, _ = load_base(profile, lora_rank=profile.lora_rank, seed=0)
-    return "transformers" if refusal(model) else "own"
+    return sampled_by(model)
 
 
 def lexicon_of(rollouts: Sequence[Rollout], profile: Profile, name: str, seed: int = 0) -> Lexicon:

@@ -78,7 +78,8 @@ class RunFolder:
 
     @property
     def sampler(self) -> str:
-        """What drew the run's completions: the study's "own" sampler on a CPU, "transformers" or "vllm"."""
+        """What drew the run's completions: the study's "own" sampler, the same "own on cuda", "transformers" or
+        "vllm"."""
         manifest = self.manifest()
         before = "vllm" if manifest["settings"].get("vllm") else "transformers"  # there was no other one
         return manifest.get("sampler", before)

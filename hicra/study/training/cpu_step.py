@@ -11,7 +11,7 @@ from typing import Any
 
 from hicra.study.policy.causal_attention import causal_attention
 from hicra.study.policy.float32_products import linear_precision, products
-from hicra.study.policy.llama_sampler import Completions, refusal, sample
+from hicra.study.policy.llama_sampler import Completions, refusal, sample, sampled_by
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ class CpuStepMixin:
 
     The batch then holds the sampler's log-probabilities, by TRL's own name for them, and entropies. Loss,
     normaliser and metrics stay TRL's. `sampler` and `training_pass` hold the rule of when TRL's own methods
-    are used: on a GPU always.
+    are used: for the pass on a GPU always.
     """
 
     # What TRL's GRPOTrainer brings.
@@ -53,11 +53,12 @@ class CpuStepMixin:
 
     @property
     def sampler(self) -> str:
-        """What samples the completions: "own", "transformers" or "vllm"."""
+        """What samples the completions: "own" (on a GPU "own on cuda"), "transformers" or "vllm"."""
         if self.use_vllm:
             return "vllm"
-        aside = self.use_transformers_continuous_batching or self.tools
-        return "transformers" if aside or refusal(self.model, self.generation_config) else "own"
+        if self.use_transformers_continuous_batching or self.tools:
+            return "transformers"
+        return sampled_by(self.model, self.generation_config)
 
     @property
     def training_pass(self) -> str:
@@ -69,7 +70,7 @@ class CpuStepMixin:
         precise = not (self.args.bf16 or self.args.fp16)
         recomputed = without_adapter(self.model).is_gradient_checkpointing
         stored = not recomputed and self.max_completion_length <= LONGEST
-        own = precise and stored and not packs_left(type(self)) and not refusal(self.model)
+        own = precise and stored and not packs_left(type(self)) and sampled_by(self.model) == "own"
         return "own" if own else "trl"
 
     @property
@@ -79,7 +80,7 @@ class CpuStepMixin:
 
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, **kwargs):
         self._sampled = None
-        if images or multimodal_fields or self.sampler != "own":
+        if images or multimodal_fields or not self.sampler.startswith("own"):
             return super()._generate_single_turn(
                 prompt_ids, images, multimodal_fields, num_generations, **kwargs
             )
