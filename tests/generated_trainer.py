@@ -32,8 +32,9 @@ if BY_HAND:
     from unsloth.models import rl
 
     rl._patch_trl_rl_trainers_impl("grpo_trainer")
+    rl._patch_trl_rl_trainers_impl("sft_trainer")
 
-from hicra.study.policy import unsloth_models  # noqa: E402
+from hicra.study.policy import base_models, unsloth_models  # noqa: E402
 
 import trl  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback  # noqa: E402
@@ -95,8 +96,10 @@ def train(arm: str, rows: int, iterations: int, name: str, killed_after: int) ->
 
 
 def configurations() -> dict[str, dict]:
-    """Every arm's, of the profiles whose precision a CPU knows."""
-    return {
+    """Every arm's, of the profiles whose precision a CPU knows, and the warm start's."""
+    supervised = base_models.supervised_settings(get_profile("smollm2"))
+    warm = trl.SFTConfig(str(OUT), use_cpu=not torch.cuda.is_available(), **supervised)
+    return {"warm start": json.loads(warm.to_json_string())} | {
         f"{name} {arm}": json.loads(training.grpo_config(get_profile(name), arm, 0, OUT).to_json_string())
         for name in ("families", "smollm2", "paper")
         for arm in ARMS

@@ -1,6 +1,8 @@
 """Loss and gradients of a HICRA step on a fixed batch, by Unsloth's trainer or by plain TRL and PEFT.
 
-    python -m tests.parity unsloth|trl MODEL OUT [LENGTH]
+    python -m tests.parity unsloth|trl|exact MODEL OUT [LENGTH]
+
+"exact" is "trl" in 32 bit.
 
 In passes of 4, 2 and 1 rows, with and without log-probabilities of the old policy, and with an entropy bonus.
 Writes the losses and the adapter's gradients to OUT; with LENGTH, what one row of so many tokens costs. On a
@@ -15,10 +17,12 @@ from pathlib import Path
 import torch
 
 from tests.adapter import draw_adapter
-from tests.gpu.card import DTYPE, GPU
+from tests.gpu import card
+from tests.gpu.card import GPU
 
 ENGINE, MODEL, OUT = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
 LENGTH = int(sys.argv[4]) if len(sys.argv) > 4 else 0
+DTYPE = "float32" if ENGINE == "exact" else card.DTYPE
 if ENGINE == "unsloth" or not GPU:
     from hicra.study.policy import unsloth_models
 

@@ -1,14 +1,14 @@
 """Unsloth's trainer against plain TRL and PEFT: the same loss and gradients on the same batch.
 
-On a GPU Unsloth has its own trainer, kernels and layout; `make gpu` compares them, not yet run on one. Without a
-GPU the same script shows that two ways to load the model agree, and that the test can fail.
+On a GPU Unsloth has its own trainer, kernels and layout; `make gpu` compares them. Without a GPU the same script
+shows that two ways to load the model agree, and that the test can fail.
 """
 
 import pytest
 import torch
 
 from hicra.files import data_root
-from tests.gpu.steps import both_engines, gradient_difference
+from tests.gpu.steps import engines, gradient_difference
 
 TOLERANCE = 1e-4
 
@@ -17,16 +17,17 @@ TOLERANCE = 1e-4
 def found(tmp_path_factory):
     if torch.cuda.is_available():
         pytest.skip("on a GPU `make gpu` says more")
-    return both_engines(data_root() / "families/base", tmp_path_factory.mktemp("parity"))
+    return engines(data_root() / "families/base", tmp_path_factory.mktemp("parity"))
 
 
 def test_both_ways_to_load_a_model_give_the_same_steps(found):
-    one, two = found
+    one, two, exact = found
     assert list(one["steps"]) == [(rows, old) for rows in (4, 2, 1) for old in (False, True)]
     for case, step in one["steps"].items():
         other = two["steps"][case]
         assert step["loss"] == pytest.approx(other["loss"], rel=TOLERANCE)
         assert gradient_difference(step["gradients"], other["gradients"]) <= TOLERANCE
+        assert gradient_difference(other["gradients"], exact["steps"][case]["gradients"]) <= TOLERANCE
 
 
 def test_passes_of_fewer_rows_give_the_same_step(found):

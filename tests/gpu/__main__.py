@@ -4,7 +4,7 @@
 
 Each check runs in a process of its own, whose log is OUT/NUMBER.log; the first that fails ends it, and the
 command with it. Without a GPU what needs none is run, and the rest is named. The table is also written to
-OUT/CARD.csv. What needs a GPU has not yet run on one.
+OUT/CARD.csv. What an H200 gave is in NVIDIA-H200.csv.
 """
 
 from __future__ import annotations

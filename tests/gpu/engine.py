@@ -1,4 +1,4 @@
-"""vLLM's engine beside the trainer, and what long rows cost. None of it has yet run on a GPU."""
+"""vLLM's engine beside the trainer, and what long rows cost. Of it only `long_rows` has run on a GPU."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ def _warm_start(profile: Profile, out: Path) -> None:
     with tempfile.TemporaryDirectory() as log:
         arguments = SFTConfig(
             output_dir=log,
-            **_supervised_settings(profile),
+            **supervised_settings(profile),
             use_cpu=not unsloth_models.has_gpu(),
         )
         data = Dataset.from_list(rows)
@@ -139,7 +139,7 @@ def _warm_start(profile: Profile, out: Path) -> None:
     _whole(out, lambda folder: unsloth_models.save_merged(model, tokenizer, folder))
 
 
-def _supervised_settings(profile: Profile) -> dict:
+def supervised_settings(profile: Profile) -> dict:
     """The warm start's settings for TRL, all that decide passed: Unsloth's defaults on a GPU are others."""
     return {
         "per_device_train_batch_size": profile.warm_start_batch,

@@ -32,7 +32,7 @@ def products(precision: Precision) -> Iterator[None]:
 
 @cache
 def linear_precision(device: str = "cpu") -> Precision:
-    """The precision of linear maps: "medium" on a processor where that is 32-bit, else, and on a GPU, "highest"."""
+    """The precision of linear maps: "medium" on a processor where that is 32-bit, else "highest"."""
     if device != "cpu":
         return "highest"
     draws = torch.Generator().manual_seed(0)

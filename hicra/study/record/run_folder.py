@@ -78,8 +78,9 @@ class RunFolder:
 
     @property
     def sampler(self) -> str:
-        """What drew the run's completions: the study's "own" sampler, the same "own on cuda", "transformers" or
-        "vllm"."""
+        """What drew the run's completions: the study's sampler ("own", on a GPU "own on cuda"),
+        "transformers" or "vllm".
+        """
         manifest = self.manifest()
         before = "vllm" if manifest["settings"].get("vllm") else "transformers"  # there was no other one
         return manifest.get("sampler", before)
