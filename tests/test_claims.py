@@ -245,6 +245,7 @@ def test_verdicts_are_counted_zeros_included(values):
         ({"rule": {"above": 0, "below": 1}}, "give one of above"),
         ({"rule": {"within": 0.1, "margin": 0.01}}, "margin and effects belong to the rules above and below"),
         ({"rule": {"within": 0.1}, "effects": [0.1]}, "margin and effects belong"),
+        ({"seeds": 1}, "claim x: seeds 1; an interval over seeds needs 2 or more"),
     ],
 )
 def test_a_claims_file_that_cannot_be_used_is_named(tmp_path, change, message):

@@ -35,8 +35,21 @@ def model(tmp_path_factory):
     """A language model's records: one seed of two arms."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
     for arm, accuracy in (("grpo", 0.5), ("hicra", 0.53)):
-        write_record(folder, arm, 0, accuracy=accuracy)
+        for seed in (0, 1):
+            write_record(folder, arm, seed, accuracy=accuracy + seed / 100)
+    (folder / "claims.yaml").write_text(MODEL_CLAIMS)
     return folder
+
+
+MODEL_CLAIMS = """
+seeds: 2
+questions: {hicra: "Is HICRA better?"}
+claims:
+- {id: ends-higher, question: hicra, claim: It ends higher, where: a test, figures: [], paper: not reported,
+   quantity: final_accuracy, unit: share, of: {hicra: 1, grpo: -1}, rule: {above: 0}}
+- {id: more, question: hicra, claim: With more seeds, where: a test, figures: [], paper: not reported, seeds: 3,
+   quantity: final_accuracy, unit: share, of: {hicra: 1, grpo: -1}, rule: {above: 0}}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -186,14 +199,19 @@ def test_a_language_model_has_a_section_and_figures_of_its_own(built):
     assert len(made) == len(set(made)) == len(list(out.iterdir()))
     assert {"tiny_fig02_two_phase.svg", "tiny_fig04_hicra_vs_grpo.png"} <= {path.name for path in made}
     page = (out / "README.md").read_text()
-    assert "From 2 run records in `data/tiny`" in page
+    assert "From 4 run records in `data/tiny`" in page
+    assert (
+        "**Of 2 claims: 1 replicated, 0 contradicted, 0 undecided, 1 not tested here.** By the rules" in page
+    )
+    verdicts = pd.read_csv(out / "tiny_verdicts.csv").set_index("id")
+    assert verdicts.loc["ends-higher", "ours"] == pytest.approx(0.03)
     assert all(f"({p.name})" in page for p in made if p.name.startswith("tiny"))
 
 
 def test_learning_is_shown_over_problems_and_paired(model):
     answers = catalogue.load_experiments(model).answers()
     assert list(answers) == ["arm", "seed", "step", "problem", "share"]
-    table = tables.learning_table(answers).set_index(["arm", "accuracy"])
+    table = tables.learning_table(answers[answers["seed"] == 0]).set_index(["arm", "accuracy"])
     assert table["share"].to_dict() == pytest.approx(
         {
             ("GRPO", "before"): 0.4,

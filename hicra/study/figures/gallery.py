@@ -55,8 +55,8 @@ def build_gallery(
 ) -> list[Path]:
     """Draw every figure, write the tables, and the gallery page README.md.
 
-    `models` are folders with the runs of language models; each gets a section of its own. `pilots` holds runs
-    that decide nothing and tell the power. Raises RunError where a folder holds no finished run, ClaimError
+    `models` are folders with the runs of language models; each gets a section of its own, with verdicts where
+    the folder holds a claims.yaml. `pilots` holds runs that decide nothing and tell the power. Raises RunError where a folder holds no finished run, ClaimError
     for a claims file it cannot use, HicraError for records that are not of the claims' world.
     """
     data, rules, out = load_experiments(records, order), load_claims(claims), Path(out)
@@ -66,6 +66,10 @@ def build_gallery(
             "them; give the folder by --models"
         )
     others = {Path(folder).name: load_experiments(folder, order) for folder in models}
+    own_rules = {
+        path.name: load_claims(path / "claims.yaml") for path in map(Path, models) if _has_claims(path)
+    }
+    judged = {name: verdict_table(own, others[name].values) for name, own in own_rules.items()}
     verdicts = verdict_table(rules, data.values)
     tables = {
         "arms": arm_table(data.values, order),
@@ -74,9 +78,10 @@ def build_gallery(
         "compass": data.correlations(),
         "afterwards": afterwards_table(rules, data.values),
         "power": power_table(rules, load_experiments(pilots, order).values),
-        "verdicts": verdicts.assign(figures=verdicts["figures"].str.join("; ")),
+        "verdicts": _flat(verdicts),
     }
     tables |= {f"{name}_accuracy": learning_table(other.answers()) for name, other in others.items()}
+    tables |= {f"{name}_verdicts": _flat(table) for name, table in judged.items()}
     written, pages = save(equation_effects(data.values, data.study.world, order), out, "equation_effects"), []
     for name, drawing in drawings(data).items():
         written += save(drawing.draw(), out, name)
@@ -84,7 +89,11 @@ def build_gallery(
     written += [*_marked_trace(out), *_traces(data, out)]
     sections = []
     for name, other in others.items():
-        page, files = _model_section(name, other, tables[f"{name}_accuracy"], out)
+        own = UNJUDGED
+        if name in judged:
+            shown = {"counts": counts_markdown(judged[name]), "name": name}
+            own = JUDGED.format(**shown, verdicts=verdict_markdown(judged[name], own_rules[name].questions))
+        page, files = _model_section(name, other, tables[f"{name}_accuracy"], own, out)
         sections.append(page)
         written += files
     for name, frame in tables.items():
@@ -147,7 +156,17 @@ def _afterwards(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def _model_section(name: str, data: Experiments, table: pd.DataFrame, out: Path) -> tuple[str, list[Path]]:
+def _has_claims(folder: Path) -> bool:
+    return (folder / "claims.yaml").is_file()
+
+
+def _flat(verdicts: pd.DataFrame) -> pd.DataFrame:
+    return verdicts.assign(figures=verdicts["figures"].str.join("; "))
+
+
+def _model_section(
+    name: str, data: Experiments, table: pd.DataFrame, judged: str, out: Path
+) -> tuple[str, list[Path]]:
     """The gallery's section on a language model's runs, and the figures that it shows."""
     written, shown = [], []
     for figure, drawing in drawings(data).items():
@@ -159,6 +178,7 @@ def _model_section(name: str, data: Experiments, table: pd.DataFrame, out: Path)
             files = f"[SVG]({name}_{figure}.svg), [PDF]({name}_{figure}.pdf)."
             shown.append(f"### {drawing.number}, {name}\n\n{claim}\n\nHere: {answer}\n\n{image}\n\n{files}\n")
     told = {"name": name, "world": data.study.world, "n": len(data.runs), "table": table_markdown(table)}
+    told["judged"] = judged
     return MODEL.format(**told) + "\n".join(shown), written
 
 
@@ -261,10 +281,18 @@ the chance that a true effect of that size would have been found with as many se
 
 MODEL = """## A language model: {world}
 
-From {n} run records in `data/{name}` (`python -m hicra experiments --profile {name}`). No verdict rests on
-them. Intervals are over problems, not over seeds: another seed may end elsewhere.
+From {n} run records in `data/{name}` (`python -m hicra experiments --profile {name}`). {judged}
+
+### Accuracy, {name}
+
+Intervals are over problems, not over seeds: another seed may end elsewhere.
 [{name}_accuracy.csv]({name}_accuracy.csv)
 
 {table}
 
 """
+UNJUDGED = "No verdict rests on them."
+JUDGED = """**{counts}** By the rules of [claims.yaml](../data/{name}/claims.yaml), written before the runs
+([{name}_verdicts.csv]({name}_verdicts.csv)).
+
+{verdicts}"""

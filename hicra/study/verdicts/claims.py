@@ -58,6 +58,8 @@ def load_claims(path: Path | str = "") -> Claims:
     seen: set[str] = set()
     for claim in record["claims"]:
         _check(claim, record["questions"])
+        if (n := claim.get("seeds", record["seeds"])) < 2:
+            raise ClaimError(f"claim {claim['id']}: seeds {n}; an interval over seeds needs 2 or more")
         if claim["id"] in seen:
             raise ClaimError(f"claim {claim['id']} stands twice; rename one")
         seen.add(claim["id"])
