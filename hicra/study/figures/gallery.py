@@ -56,8 +56,10 @@ def build_gallery(
     """Draw every figure, write the tables, and the gallery page README.md.
 
     `models` are folders with the runs of language models; each gets a section of its own, with verdicts where
-    the folder holds a claims.yaml. `pilots` holds runs that decide nothing and tell the power. Raises RunError where a folder holds no finished run, ClaimError
-    for a claims file it cannot use, HicraError for records that are not of the claims' world.
+    the folder holds a claims.yaml. `pilots` holds runs that decide nothing and tell the power.
+
+    Raises RunError where a folder holds no finished run, ClaimError for a claims file it cannot use,
+    HicraError for records that are not of the claims' world.
     """
     data, rules, out = load_experiments(records, order), load_claims(claims), Path(out)
     if "marked_connectives" not in data.values:
@@ -66,9 +68,8 @@ def build_gallery(
             "them; give the folder by --models"
         )
     others = {Path(folder).name: load_experiments(folder, order) for folder in models}
-    own_rules = {
-        path.name: load_claims(path / "claims.yaml") for path in map(Path, models) if _has_claims(path)
-    }
+    with_claims = [path for path in map(Path, models) if (path / "claims.yaml").is_file()]
+    own_rules = {path.name: load_claims(path / "claims.yaml") for path in with_claims}
     judged = {name: verdict_table(own, others[name].values) for name, own in own_rules.items()}
     verdicts = verdict_table(rules, data.values)
     tables = {
@@ -154,10 +155,6 @@ def _afterwards(table: pd.DataFrame) -> str:
     lines = ["| question | statistic | ours | seeds |", "|---|---|---|---|"]
     lines += [f"| {r.question} | `{r.statistic}` | {measured(r)} | {r.seeds} |" for r in table.itertuples()]
     return "\n".join(lines)
-
-
-def _has_claims(folder: Path) -> bool:
-    return (folder / "claims.yaml").is_file()
 
 
 def _flat(verdicts: pd.DataFrame) -> pd.DataFrame:
