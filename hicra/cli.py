@@ -298,9 +298,6 @@ def evaluate(
         print(f"{folder}\n{table.to_string(index=False)}")
 
 
-app.command("benchmarks", hidden=True, help="The old name of `evaluate`.")(evaluate)
-
-
 @app.command()
 def publish(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
@@ -346,7 +343,7 @@ def families_base(
         "data/families"
     ),
 ) -> None:
-    """Train the base policies of the families' world."""
+    """Train the base policy of the families' world."""
     from hicra.study.policy.families_pretraining import train_base
 
     train_base(out)

@@ -20,7 +20,7 @@ def test_help_names_profiles_arms_and_examples(capsys):
     page = capsys.readouterr().out
     assert "hicra study" in page
     assert "hicra preflight --profile colab" in page
-    assert all(name in page for name in COMMANDS if name != "benchmarks")
+    assert all(name in page for name in COMMANDS)
     assert all(name in cli.PROFILES for name in PROFILES)
     assert all(name in cli.ARMS for name in ARMS)
 

@@ -39,7 +39,7 @@ def run(tmp_path_factory):
 def test_a_finished_policy_is_scored_with_the_sets_samples(run, tmp_path, capsys):
     path = tmp_path / "amc23.jsonl"
     path.write_text(json.dumps({"problem": "Compute 3 times 4.", "answer": "12"}) + "\n")
-    arguments = ["benchmarks", str(run.path), "--overrides", json.dumps({"benchmarks": [str(path)]})]
+    arguments = ["evaluate", str(run.path), "--overrides", json.dumps({"benchmarks": [str(path)]})]
     assert main(arguments) == 0
     assert "amc23" in capsys.readouterr().out
     [row] = json.loads((run.path / "benchmarks.json").read_text())

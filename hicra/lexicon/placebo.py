@@ -61,7 +61,7 @@ def placebo_lexicon(
         )
     facts = {
         "recipe": "random n-grams of matched number and coverage (paper, Table 1)",
-        "source": f"the solutions behind the lexicon {lexicon.name}; made by this project, Apache-2.0",
+        "source": "n-grams of the solutions given; made by this project, Apache-2.0",
         "settings": {
             "matched_to": lexicon.name,
             "matched_sha256": lexicon.sha256,

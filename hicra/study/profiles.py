@@ -89,7 +89,7 @@ class Profile:
     # the policy
     prompt_template: str = "Problem: {problem}\nSolution:"
     max_prompt_length: Positive = 160
-    lora_rank: Whole = 0  # on every linear map, engine.LORA_TARGETS; 0: all weights are trained
+    lora_rank: Whole = 0  # on every linear map, unsloth_models.LORA_TARGETS; 0: all weights are trained
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     load_in_4bit: bool = False
     gradient_checkpointing: bool = False  # saves memory, costs about a quarter of a step

@@ -196,7 +196,11 @@ def _most_frequent(data: Experiments, _: Told) -> str:
 def _against_each(data: Experiments, told: Told) -> str:
     """Table 1's answer: HICRA against the arms of the paper's table."""
     others = [arm for arm in ("grpo", "high_entropy", "placebo", "entropy_reg") if arm in data.arms]
-    found = (f"{told.of(final_accuracy(told.values), {'hicra': 1, a: -1})} for {arm_name(a)}" for a in others)
+    seeds = {arm: len(data.runs_of(arm)) for arm in others}
+    found = (
+        f"{told.of(final_accuracy(told.values), {'hicra': 1, a: -1})} for {arm_name(a)} ({seeds[a]} seeds)"
+        for a in others
+    )
     return f"HICRA's final accuracy minus that of each other arm: {'; '.join(found)}."
 
 
@@ -244,7 +248,7 @@ ENTRIES = (
         _all("grpo", "hicra"),
         lambda data, arms: training_curves.hicra_vs_grpo(*data.study, arms=arms),
         lambda _, told: (
-            f"HICRA minus GRPO at the end: {told.of('final_accuracy', PAIR)} in accuracy and "
+            f"HICRA minus GRPO at the end: {told.of(final_accuracy(told.values), PAIR)} in accuracy and "
             f"{told.of('final_semantic_entropy', PAIR)} bits in semantic entropy, "
             f"{told.of('final_semantic_entropy_matched', PAIR)} where occurrences are matched."
         ),

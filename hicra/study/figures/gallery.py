@@ -103,7 +103,9 @@ def build_gallery(
     shown = {name: table_markdown(frame) for name, frame in tables.items()}
     shown |= {"verdicts": verdict_markdown(verdicts, rules.questions)}
     shown |= {"afterwards": _afterwards(tables["afterwards"]), "counts": counts_markdown(verdicts)}
-    told = {"world": data.study.world, "n": len(data.runs)}
+    elsewhere = len(data.values) - len(data.runs)
+    others_told = f", and {elsewhere} of problems of equal difficulty" if elsewhere else ""
+    told = {"world": data.study.world, "n": len(data.runs), "others": others_told}
     told |= {"figures": "\n".join(pages), "models": "\n".join(sections)}
     write_atomic(out / "README.md", GALLERY.format(**told, **shown))
     return [*written, out / "README.md"]
@@ -182,7 +184,7 @@ def _model_section(
 GALLERY = """# Gallery
 
 `make figures` draws all of this from the run records in `data/families/records` (made by
-`make experiments`), without a model: {n} runs of the main world, and those of problems of equal difficulty.
+`make experiments`), without a model: {n} runs of the main world{others}.
 Model and data: {world}.
 
 **{counts}** Each claim has its row in the [last table](#verdicts); one whose runs are not all made yet is not
@@ -205,8 +207,9 @@ alone. [arms.csv](arms.csv)
 
 ## Figures
 
-Each answers the paper's figure of the same number. Numbers are means over seeds with the 95 % interval that
-verdicts are based on; changes run from the mean of a run's first five steps to that of its last five.
+Each answers the paper's figure of the same number. Numbers are means over seeds with a 95 % interval, the
+wider of a bootstrap and Student's t; a verdict's own statistic is in the last table. Changes run from the
+mean of a run's first five steps to that of its last five.
 
 {figures}
 ### Fig. 6 and 13
@@ -258,8 +261,8 @@ seeds. [afterwards.csv](afterwards.csv)
 
 ## Power
 
-How likely a claim is replicated if the effect is the true one, by the spread over the seeds of pilots, which
-decide nothing (`data/families/pilots`). [power.csv](power.csv)
+How likely a claim is to be replicated if that is the true effect, by the spread over the seeds of pilots,
+which decide nothing (`data/families/pilots`). [power.csv](power.csv)
 
 {power}
 

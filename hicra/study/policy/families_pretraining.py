@@ -51,7 +51,7 @@ def train_base(
     """Train the base policy into `out/base`, by way of `out/skill`.
 
     The easier start that ships, `data/families/easy`, is what GRPO makes of the base in 55 steps of a pilot
-    seed: `hicra train grpo --seed 903 --profile families --overrides '{"steps": 55}' --out FOLDER`.
+    seed: `hicra train --arm grpo --seed 903 --profile families --overrides '{"steps": 55}' --out FOLDER`.
 
     Bit for bit the same on the same machine with the same number of threads.
     """

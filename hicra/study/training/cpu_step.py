@@ -1,4 +1,4 @@
-"""A step on a CPU: the study's own sampler and pass in the place of TRL's.
+"""A step by the study's own sampler, on a CPU or one GPU, and its own pass, on a CPU, in the place of TRL's.
 
 `CpuStepMixin` overrides internal methods of TRL's GRPOTrainer for it, `_generate_single_turn` and
 `_get_per_token_logps_and_entropies`; tests/test_cpu_step.py fails when TRL changes how they are called.

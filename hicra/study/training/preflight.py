@@ -1,7 +1,7 @@
 """Is this machine ready for a profile? Checked before hours are spent: `python -m hicra preflight`.
 
 Each check says what it found and, where it refuses, what to change. None writes anything but what
-`bases.base_folder` has to make anyway.
+`base_models.base_folder` has to make anyway.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ def check_time(config, profile: Profile) -> Check:
 
 
 def check_sampler(profile: Profile, model) -> Check:
-    """What a run samples with; on a CPU the study's own sampler is several times faster."""
+    """What a run samples with; the study's own sampler is several times faster than transformers'."""
     from hicra.study.policy.llama_sampler import refusal
 
     reason = refusal(model)

@@ -1,22 +1,16 @@
 """What claims are judged by: quantities of a run, one number each.
 
 "Early" and "late" are the means of a run's first and last EDGE steps, a change is late minus early;
-accuracies are shares of held-out problems, and "held-out" changes run from the first evaluation to the
-last:
+accuracies are shares of held-out problems:
 
 | quantity                              | definition                                                | unit |
 |---------------------------------------|-----------------------------------------------------------|------|
 | base_accuracy, final_accuracy         | accuracy at the first and at the last evaluation          | share |
-| final_reward                          | late mean reward of rollouts on training problems         | share |
 | X_change                              | change of X, a name of CHANGED                            | X's |
 | final_X                               | late value of X, a name of FINAL                          | X's |
-| semantic_entropy_second_half          | late minus middle value                                   | bits |
 | execution_log_perplexity_change       | change of mean NLL of execution tokens                    | nats |
-| execution_front_loading               | its change in the second half minus that in the first     | nats |
 | planning_minus_execution_error_change | error_planning_change - error_execution_change            | share |
 | planning_high_entropy, high_entropy_planning | early overlap shares (Fig. 12)                     | share |
-| held_out_planning, held_out_execution | changes of held-out failures by cause                     | share |
-| held_out_execution_given_plan         | the same of execution failures among sound plans          | share |
 | semantic_minus_token_prediction, matched_..., semantic_minus_pass_... | differences of `prediction` | 1 |
 """
 
@@ -32,14 +26,10 @@ from hicra.study.verdicts.compass import PREDICTORS, prediction
 from hicra.study.verdicts.windows import EDGE
 
 CHANGED = (
-    *("length", "error_planning", "error_execution", *PREDICTORS),
-    *("cluster_entropy", "semantic_entropy_chao_shen", "conditional_entropy_matched"),
+    *("length", *PREDICTORS),
+    "cluster_entropy",
 )
-FINAL = (
-    *("semantic_entropy", "semantic_entropy_matched", "conditional_entropy_matched", "length"),
-    *("entropy_planning", "entropy_execution", "planning_share"),
-    *("planning_high_entropy", "high_entropy_planning"),
-)
+FINAL = (*("semantic_entropy", "semantic_entropy_matched", "entropy_planning"),)
 
 
 def quantities(steps: pd.DataFrame, evals: pd.DataFrame) -> pd.DataFrame:
@@ -56,33 +46,19 @@ def quantities(steps: pd.DataFrame, evals: pd.DataFrame) -> pd.DataFrame:
 
 def _of_run(run: pd.DataFrame, tests: pd.DataFrame) -> dict[str, float]:
     run = run.assign(execution_nll=np.log(run["perplexity_execution"]))
-    early, middle, late = _means(run)
+    early, late = _means(run)
     change, nll = late - early, "execution_nll"
     return {
         "base_accuracy": tests["accuracy"].iloc[0],
         "final_accuracy": tests["accuracy"].iloc[-1],
-        "final_reward": late["reward"],
         **{f"{name}_change": change[name] for name in CHANGED if name in change},
         **{f"final_{name}": late[name] for name in FINAL},
-        "semantic_entropy_second_half": late["semantic_entropy"] - middle["semantic_entropy"],
         "execution_log_perplexity_change": change[nll],
-        "execution_front_loading": (late[nll] - middle[nll]) - (middle[nll] - early[nll]),
         "planning_minus_execution_error_change": change["error_planning"] - change["error_execution"],
         "planning_high_entropy": early["planning_high_entropy"],
         "high_entropy_planning": early["high_entropy_planning"],
-        **_held_out(tests),
         **_predictions(run),
     }
-
-
-def _held_out(tests: pd.DataFrame) -> dict[str, float]:
-    planning, execution = tests["error_planning"], tests["error_execution"]
-    failures = {
-        "planning": planning,
-        "execution": execution,
-        "execution_given_plan": execution / (1 - planning),
-    }
-    return {f"held_out_{name}": share.iloc[-1] - share.iloc[0] for name, share in failures.items()}
 
 
 def _predictions(run: pd.DataFrame) -> Mapping[str, float]:
@@ -94,10 +70,9 @@ def _predictions(run: pd.DataFrame) -> Mapping[str, float]:
     }
 
 
-def _means(run: pd.DataFrame) -> tuple[pd.Series, pd.Series, pd.Series]:
-    """Means of a run's first, middle and last EDGE steps."""
+def _means(run: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
+    """Means of a run's first and last EDGE steps."""
     if len(run) < 2 * EDGE:
         raise HicraError(f"a run of {len(run)} steps is too short: early and late need {EDGE} steps each")
     numbers = run.select_dtypes("number")
-    start = (len(run) - EDGE) // 2
-    return tuple(numbers.iloc[i : i + EDGE].mean() for i in (0, start, len(run) - EDGE))
+    return numbers.iloc[:EDGE].mean(), numbers.iloc[-EDGE:].mean()
