@@ -218,7 +218,10 @@ def experiments(
         ),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Runs side by side.", show_default="one a core or GPU")
+        int | None,
+        typer.Option(
+            min=1, help="Runs side by side; several may share a GPU.", show_default="one a core or GPU"
+        ),
     ] = None,
     overrides: Overrides = "{}",
     mirror: Mirror = None,

@@ -22,14 +22,17 @@ def test_without_a_gpu_a_run_has_a_core(monkeypatch):
     _gpus(monkeypatch, 0)
     monkeypatch.setattr("os.cpu_count", lambda: 3)
     assert places(1) == [{}, {}, {}]
+    assert len(places(1, workers=2)) == 2
 
 
 @pytest.mark.parametrize(
     ("gpus", "processes", "wanted"), [(1, 1, ["0"]), (4, 1, ["0", "1", "2", "3"]), (5, 2, ["0,1", "2,3"])]
 )
-def test_runs_never_share_a_gpu(monkeypatch, gpus, processes, wanted):
+def test_runs_share_no_gpu_unless_more_are_asked_for(monkeypatch, gpus, processes, wanted):
     _gpus(monkeypatch, gpus)
     assert [place["CUDA_VISIBLE_DEVICES"] for place in places(processes)] == wanted
+    more = [place["CUDA_VISIBLE_DEVICES"] for place in places(processes, workers=len(wanted) + 1)]
+    assert more == [*wanted, "0" if processes == 1 else "0,1"]
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch):

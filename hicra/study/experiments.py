@@ -8,7 +8,6 @@ paired; conditions that decide less have fewer seeds.
 from __future__ import annotations
 
 import math
-import os
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -20,7 +19,7 @@ from hicra.errors import HicraError
 from hicra.files import write_atomic
 from hicra.spread import OnRay
 from hicra.study import ray_runs
-from hicra.study.launch import Job, train_all
+from hicra.study.launch import Job, places, train_all
 from hicra.study.profiles import Profile, get_profile
 from hicra.study.record.run_folder import RECORDS, RunError, RunFolder, run_folders
 from hicra.study.training.plan import plan_run
@@ -176,9 +175,12 @@ def run_experiments(
         record = RunFolder(records / job.folder.path.name)
         job.plan.check(record)
         missing += [] if record.finished else [job]
-    at_once = workers or os.cpu_count() or 1
-    if spread and missing and not workers:
-        at_once = ray_runs.places(spread.nodes, missing[0].plan.profile)
+    at_once = workers or 1
+    if missing and not workers:
+        profile_there = missing[0].plan.profile
+        at_once = (
+            ray_runs.places(spread.nodes, profile_there) if spread else len(places(profile_there.processes))
+        )
     report(forecast(records, len(missing), len(jobs), at_once))
     _refuse_two_samplers([RunFolder(records / job.folder.path.name) for job in jobs], missing, spread)
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import cycle, islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -60,7 +61,7 @@ def train_all(
     finished: Callable[[Job], None] = lambda job: None,
     workers: int | None = None,
 ) -> None:
-    """Make the runs in order, as many at once as `workers`, else as there are places (`places`).
+    """Make the runs in order, as many at once as `workers`, else as there are places (see `places`).
 
     Finished runs are reused, interrupted ones resumed. `report` gets a status line as it changes,
     `finished` each run as it ends. Raises RunError for a folder made with other settings before any
@@ -72,7 +73,7 @@ def train_all(
     for profile in {job.plan.profile for job in waiting}:
         base_folder(profile)  # made once here, not by every run at the same time
     running: dict[Job, subprocess.Popen] = {}
-    free = places(max((job.plan.profile.processes for job in waiting), default=1))[:workers]
+    free = places(max((job.plan.profile.processes for job in waiting), default=1), workers)
     taken: dict[Job, dict[str, str]] = {}
     try:
         while waiting or running:
@@ -101,21 +102,22 @@ def end(processes: Collection[subprocess.Popen]) -> None:
             process.kill()
 
 
-def places(processes: int) -> list[dict[str, str]]:
+def places(processes: int, workers: int | None = None) -> list[dict[str, str]]:
     """Where runs of so many processes can be at the same time, each as an environment: `processes` GPUs of
-    their own, or a core where there is no GPU."""
+    their own, or a core where there is no GPU; with more `workers` than these, they share them in turn."""
     import torch
 
     gpus = torch.cuda.device_count()
     if not gpus:
-        return [{} for _ in range(os.cpu_count() or 1)]
+        return [{} for _ in range(workers or os.cpu_count() or 1)]
     if gpus < processes:
         raise RunError(
             f"processes={processes} need as many GPUs; there are {gpus}: set processes to {gpus}, or train "
             "on several machines with verl (docs/verl.md)"
         )
     groups = (range(i, i + processes) for i in range(0, gpus - processes + 1, processes))
-    return [{"CUDA_VISIBLE_DEVICES": ",".join(map(str, group))} for group in groups]
+    own = [{"CUDA_VISIBLE_DEVICES": ",".join(map(str, group))} for group in groups]
+    return list(islice(cycle(own), workers)) if workers else own
 
 
 def status(folders: Sequence[RunFolder]) -> str:
