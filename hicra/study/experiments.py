@@ -177,10 +177,8 @@ def run_experiments(
         missing += [] if record.finished else [job]
     at_once = workers or 1
     if missing and not workers:
-        profile_there = missing[0].plan.profile
-        at_once = (
-            ray_runs.places(spread.nodes, profile_there) if spread else len(places(profile_there.processes))
-        )
+        wanted = missing[0].plan.profile
+        at_once = ray_runs.places(spread.nodes, wanted) if spread else len(places(wanted.processes))
     report(forecast(records, len(missing), len(jobs), at_once))
     _refuse_two_samplers([RunFolder(records / job.folder.path.name) for job in jobs], missing, spread)
 
