@@ -220,7 +220,9 @@ def experiments(
     workers: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Runs side by side; several may share a GPU.", show_default="one a core or GPU"
+            min=1,
+            help="Runs side by side; without --on, several may share a GPU.",
+            show_default="one a core or GPU",
         ),
     ] = None,
     overrides: Overrides = "{}",

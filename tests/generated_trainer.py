@@ -4,7 +4,7 @@
 
 On a GPU Unsloth writes a trainer of its own and puts it in the place of TRL's. Here it writes it on a CPU. That
 covers trainer, configuration and loss; not Unsloth's kernels, models and engine, for which stock ones stand in.
-Writes each arm's configuration to OUT/configs.json and each run to OUT/NAME; KILLED_AFTER 0 lets it end.
+Writes the configurations to OUT/configs.json and each run to OUT/NAME; KILLED_AFTER 0 lets it end.
 """
 
 from __future__ import annotations
@@ -99,6 +99,7 @@ def configurations() -> dict[str, dict]:
     """Every arm's, of the profiles whose precision a CPU knows, and the warm start's."""
     supervised = base_models.supervised_settings(get_profile("smollm2"))
     warm = trl.SFTConfig(str(OUT), use_cpu=not torch.cuda.is_available(), **supervised)
+    assert hasattr(warm, "unsloth_num_chunks") == GENERATED  # its class keeps the name of TRL's
     return {"warm start": json.loads(warm.to_json_string())} | {
         f"{name} {arm}": json.loads(training.grpo_config(get_profile(name), arm, 0, OUT).to_json_string())
         for name in ("families", "smollm2", "paper")

@@ -78,14 +78,12 @@ def test_quantities_are_what_the_table_says(values):
     assert run["final_accuracy"] == 0.5
     assert run["length_change"] == pytest.approx(15 / 4)  # 0..4 against 15..19, 4 completions
     assert run["execution_log_perplexity_change"] == pytest.approx(-0.15)
-    # early 0..4, middle 7..11, late 15..19: -0.08 in the second half, -0.07 in the first
     assert run["token_entropy_change"] == 0
     assert run["planning_minus_execution_error_change"] == 0
     assert run["planning_high_entropy"] == 0.6
     assert run["high_entropy_planning"] == 0.5
 
     assert run["base_accuracy"] == 0.4
-    # Failures: 25 of 200 for each cause at both ends, so 25 of 175 sound plans.
     assert run["final_entropy_planning"] == 1.2
     assert run["cluster_entropy_change"] == run["semantic_entropy_change"] != 0  # a cluster a gram
 

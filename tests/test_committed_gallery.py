@@ -29,6 +29,7 @@ def test_no_pilot_decides(root):
     seeds = {name: {run.seed for run in run_folders(data / name)} for name in ("pilots", "records")}
     assert seeds["pilots"] <= set(range(900, 910))
     assert seeds["records"] <= set(DECIDING)
+    assert {run.seed for run in run_folders(root / "data/smollm2")} <= set(range(10, 15))
 
 
 SIGNS = {REPLICATED: "✔", CONTRADICTED: "✘", UNDECIDED: "?"}

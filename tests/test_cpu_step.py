@@ -234,3 +234,11 @@ def test_products_are_fast_only_where_they_are_32_bit():
     assert torch.get_float32_matmul_precision() == "highest"
     with mock.patch.object(float32_products, "EXACT", 1e-12):  # as where they are bfloat16
         assert linear_precision.__wrapped__() == "highest"
+
+
+def test_on_a_gpu_sampling_is_our_own_and_the_pass_trls(tmp_path):
+    trainer = _trainer(tmp_path, "grpo")
+    with mock.patch.object(cpu_step, "sampled_by", return_value="own on cuda"):
+        found = trainer.sampler, trainer.training_pass, trainer.float32_products
+        assert found == ("own on cuda", "trl", "highest")
+        assert set(cpu_step.SAMPLED) <= set(_batches(trainer)[0])

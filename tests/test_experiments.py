@@ -136,3 +136,12 @@ def test_missing_runs_are_not_made_by_another_sampler_than_the_records(tmp_path,
 def test_the_forecast_is_from_the_runs_there_are(tmp_path):
     write_record(tmp_path, "grpo", 0)  # 100 s
     assert forecast(tmp_path, 72, 80, 2) == "72 of 80 runs are missing: about 1.0 h, 2 side by side"
+
+
+def test_the_forecast_counts_gpus_where_no_number_is_asked_for(tmp_path, trained, monkeypatch):
+    write_record(tmp_path / "records", "hicra", 5)  # 100 s
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    lines = []
+    folders = (tmp_path / "runs", tmp_path / "records")
+    run_experiments(*folders, ("grpo",), profile="families", seeds=list(range(8)), report=lines.append)
+    assert lines[0].endswith("4 side by side")

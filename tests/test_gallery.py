@@ -32,7 +32,7 @@ def records(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A language model's records: one seed of two arms."""
+    """A language model's records, two seeds of two arms, and claims."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
     for arm, accuracy in (("grpo", 0.5), ("hicra", 0.53)):
         for seed in (0, 1):
@@ -267,4 +267,6 @@ def test_runs_on_problems_that_are_read_answer_no_claim(root, tmp_path):
         _build(tmp_path / "own", root, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     _build(root / "data/families/pilots", root, tmp_path / "out", models=[tmp_path / "own"])
-    assert "data/own" in (tmp_path / "out/README.md").read_text()
+    page = (tmp_path / "out/README.md").read_text()
+    assert "run records in `data/own`. No verdict rests on them." in page
+    assert not (tmp_path / "out/own_verdicts.csv").exists()

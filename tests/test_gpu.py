@@ -22,7 +22,7 @@ def _checks(*functions):
 def test_without_a_gpu_it_ends_well_and_names_what_it_left_out(tmp_path, root):
     if torch.cuda.is_available():
         pytest.skip("the whole of it is for this machine")
-    arguments = ["-m", "tests.gpu", "--out", str(tmp_path), "--only", "1", "2", "6", "9"]
+    arguments = ["-m", "tests.gpu", "--out", str(tmp_path), "--only", "1", "2", "6", "9", "11"]
     done = subprocess.run([sys.executable, *arguments], cwd=root, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "left out: 6 engine (needs a GPU), 9 long rows (needs a GPU)" in done.stdout
@@ -30,6 +30,7 @@ def test_without_a_gpu_it_ends_well_and_names_what_it_left_out(tmp_path, root):
     with open(tmp_path / "CPU.csv") as stream:
         rows = {(row["check"], row["what"]): row for row in csv.DictReader(stream)}
     assert rows["2 imports", "trainer"]["found"] == "GRPOTrainer"
+    assert rows["11 sampler", "sampler"]["found"] == "own"
     assert {row["well"] for row in rows.values()} == {"True"}
 
 

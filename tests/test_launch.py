@@ -23,6 +23,7 @@ def test_without_a_gpu_a_run_has_a_core(monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: 3)
     assert places(1) == [{}, {}, {}]
     assert len(places(1, workers=2)) == 2
+    assert len(places(1, workers=5)) == 5
 
 
 @pytest.mark.parametrize(

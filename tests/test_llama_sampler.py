@@ -1,7 +1,7 @@
 """The study's own sampler: its values are the model's, its draws follow them, and it knows what it does not do."""
 
 from hicra.study.policy import generation, llama_sampler, unsloth_models
-from hicra.study.policy.llama_sampler import draw, refusal, sample
+from hicra.study.policy.llama_sampler import draw, refusal, sample, sampled_by
 
 import pytest
 import torch
@@ -240,3 +240,10 @@ def test_completions_of_text_come_in_the_order_of_their_prompts(policy, monkeypa
     row = generation.cache_bytes(policy[0].config, 4) * 120
     monkeypatch.setattr(generation, "CACHE_BYTES", 3 * row)
     assert generation.text_generator(*policy, **options)(texts) == own
+
+
+def test_the_sampler_is_named_by_its_device(monkeypatch):
+    assert sampled_by(_tiny()) == "own"
+    assert sampled_by(_tiny().bfloat16()) == "transformers"
+    monkeypatch.setattr(llama_sampler, "refusal", lambda *given: "")
+    assert sampled_by(_tiny().to("meta")) == "own on meta"

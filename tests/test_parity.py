@@ -17,17 +17,16 @@ TOLERANCE = 1e-4
 def found(tmp_path_factory):
     if torch.cuda.is_available():
         pytest.skip("on a GPU `make gpu` says more")
-    return engines(data_root() / "families/base", tmp_path_factory.mktemp("parity"))
+    return engines(data_root() / "families/base", tmp_path_factory.mktemp("parity"), "unsloth", "trl")
 
 
 def test_both_ways_to_load_a_model_give_the_same_steps(found):
-    one, two, exact = found
+    one, two = found
     assert list(one["steps"]) == [(rows, old) for rows in (4, 2, 1) for old in (False, True)]
     for case, step in one["steps"].items():
         other = two["steps"][case]
         assert step["loss"] == pytest.approx(other["loss"], rel=TOLERANCE)
         assert gradient_difference(step["gradients"], other["gradients"]) <= TOLERANCE
-        assert gradient_difference(other["gradients"], exact["steps"][case]["gradients"]) <= TOLERANCE
 
 
 def test_passes_of_fewer_rows_give_the_same_step(found):

@@ -176,9 +176,10 @@ def run_experiments(
         job.plan.check(record)
         missing += [] if record.finished else [job]
     at_once = workers or 1
-    if missing and not workers:
+    if missing and (spread or not workers):
         wanted = missing[0].plan.profile
-        at_once = ray_runs.places(spread.nodes, wanted) if spread else len(places(wanted.processes))
+        free = ray_runs.places(spread.nodes, wanted) if spread else len(places(wanted.processes))
+        at_once = min(workers or free, free)
     report(forecast(records, len(missing), len(jobs), at_once))
     _refuse_two_samplers([RunFolder(records / job.folder.path.name) for job in jobs], missing, spread)
 
@@ -227,5 +228,5 @@ def forecast(records: Path, missing: int, total: int, workers: int) -> str:
     line = f"{missing} of {total} runs are missing"
     if not (walls and missing):
         return line
-    hours = missing * statistics.median(walls) / workers / 3600
+    hours = math.ceil(missing / workers) * statistics.median(walls) / 3600
     return f"{line}: about {hours:.1f} h, {workers} side by side"

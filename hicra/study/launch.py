@@ -1,5 +1,5 @@
-"""Runs side by side, each in a process of its own, with one thread or GPUs of its own: a run's numbers do not
-depend on the others."""
+"""Runs side by side, each in a process of its own with one thread, and with GPUs of its own unless more runs
+are asked for than there are: a run's numbers do not depend on the others."""
 
 from __future__ import annotations
 
@@ -104,7 +104,8 @@ def end(processes: Collection[subprocess.Popen]) -> None:
 
 def places(processes: int, workers: int | None = None) -> list[dict[str, str]]:
     """Where runs of so many processes can be at the same time, each as an environment: `processes` GPUs of
-    their own, or a core where there is no GPU; with more `workers` than these, they share them in turn."""
+    their own, or a core where there is no GPU. `workers` is how many to give; where there are fewer, runs
+    share them in turn."""
     import torch
 
     gpus = torch.cuda.device_count()

@@ -32,7 +32,7 @@ UNSLOTHS = {
     "push_to_hub_token": None,
 }
 NOT_DECISIVE = {"per_device_eval_batch_size", "eval_accumulation_steps", "torch_empty_cache_steps"}
-NOT_DECISIVE |= {"output_dir", "logging_dir", "logging_nan_inf_filter", "dataset_num_proc"}
+NOT_DECISIVE |= {"output_dir", "logging_dir", "dataset_num_proc"}
 NOT_DECISIVE |= {"context_parallel_backend", "context_parallel_rotate_method"}
 
 
@@ -113,7 +113,7 @@ def imports(options) -> Iterator[Row]:
 
 
 def configurations(options) -> Iterator[Row]:
-    """Every arm's configuration by Unsloth's class is that by TRL's on a CPU, in every field that decides."""
+    """Every arm's configuration, and the warm start's, by Unsloth's class is that by TRL's on a CPU, in every field that decides."""
     found = {}
     for engine in ("trl", "unsloth"):
         folder = options.out / f"configs-{engine}"
@@ -130,7 +130,7 @@ def configurations(options) -> Iterator[Row]:
 
 
 def differences(theirs: dict, unsloths: dict, also: frozenset | set = frozenset()) -> dict:
-    """Fields of Unsloth's configurations that decide something and are not as in TRL's, by arm."""
+    """Fields of Unsloth's configurations that decide something and are not as in TRL's, by configuration."""
     found = {}
     for name, trl in theirs.items():
         fields = unsloths[name]

@@ -196,10 +196,11 @@ def _most_frequent(data: Experiments, _: Told) -> str:
 def _against_each(data: Experiments, told: Told) -> str:
     """Table 1's answer: HICRA against the arms of the paper's table."""
     others = [arm for arm in ("grpo", "high_entropy", "placebo", "entropy_reg") if arm in data.arms]
-    seeds = {arm: len(data.runs_of(arm)) for arm in others}
+    quantity, pairs = final_accuracy(told.values), [{"hicra": 1, arm: -1} for arm in others]
+    seeds = [len(contrast(told.values, quantity, pair)) for pair in pairs]
     found = (
-        f"{told.of(final_accuracy(told.values), {'hicra': 1, a: -1})} for {arm_name(a)} ({seeds[a]} seeds)"
-        for a in others
+        f"{told.of(quantity, pair)} for {arm_name(arm)}, {n} seeds"
+        for arm, pair, n in zip(others, pairs, seeds, strict=True)
     )
     return f"HICRA's final accuracy minus that of each other arm: {'; '.join(found)}."
 

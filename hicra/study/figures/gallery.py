@@ -208,7 +208,7 @@ alone. [arms.csv](arms.csv)
 ## Figures
 
 Each answers the paper's figure of the same number. Numbers are means over seeds with a 95 % interval, the
-wider of a bootstrap and Student's t; a verdict's own statistic is in the last table. Changes run from the
+union of a bootstrap's and Student's t; a verdict's own statistic is in the last table. Changes run from the
 mean of a run's first five steps to that of its last five.
 
 {figures}
@@ -281,7 +281,7 @@ the chance that a true effect of that size would have been found with as many se
 
 MODEL = """## A language model: {world}
 
-From {n} run records in `data/{name}` (`python -m hicra experiments --profile {name}`). {judged}
+From {n} run records in `data/{name}`. {judged}
 
 ### Accuracy, {name}
 
@@ -292,7 +292,7 @@ Intervals are over problems, not over seeds: another seed may end elsewhere.
 
 """
 UNJUDGED = "No verdict rests on them."
-JUDGED = """**{counts}** By the rules of [claims.yaml](../data/{name}/claims.yaml), written before the runs
-([{name}_verdicts.csv]({name}_verdicts.csv)).
+JUDGED = """**{counts}** By the rules of [claims.yaml](../data/{name}/claims.yaml), written before the runs,
+whose head says by which command they are made ([{name}_verdicts.csv]({name}_verdicts.csv)).
 
 {verdicts}"""

@@ -46,7 +46,7 @@ def base_folder(profile: Profile) -> Path:
     without its commit.
     """
     if profile.warm_start_steps:
-        recipe = {name: getattr(profile, name) for name in WARM_START}
+        recipe = {name: getattr(profile, name) for name in WARM_START} | supervised_settings(profile)
         out = cache_root() / f"{profile.name}-warm-{sha256(canonical(recipe))[:12]}"
         if not out.exists():
             from hicra.study.policy import unsloth_models
@@ -159,6 +159,7 @@ def supervised_settings(profile: Profile) -> dict:
         "bf16": False,
         "fp16": False,
         "logging_steps": 5,
+        "logging_nan_inf_filter": False,
         "save_strategy": "no",
         "report_to": [],
         "disable_tqdm": True,

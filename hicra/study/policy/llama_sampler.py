@@ -1,4 +1,4 @@
-"""Sampling from a Llama, on a CPU or on one GPU, several times faster than transformers' generate.
+"""Sampling from a Llama, faster than transformers' generate: several times on a CPU, 2.6 times on an H200.
 
 A prompt is read once for all of its completions; keys and values lie in one preallocated cache; finished rows
 leave it; a draw costs as little for a large vocabulary as for a small one. Log-probability and entropy of
@@ -58,7 +58,7 @@ def refusal(model, *settings: GenerationConfig) -> str:
         return f"{type(core).__name__} is not LlamaForCausalLM"
     kinds = {f"{p.dtype} on {p.device}" for p in core.parameters()}
     if len(kinds) > 1 or not re.fullmatch(r"torch\.float32 on (cpu|cuda:\d+)", *kinds):
-        return f"weights are {', '.join(sorted(kinds))}, not torch.float32 on cpu or one cuda device alone"
+        return f"weights are {', '.join(sorted(kinds))}, not torch.float32 on a CPU or one CUDA device alone"
     config, adapters = core.config, getattr(model, "peft_config", {})
     found = {
         "rope": config.rope_parameters["rope_type"] == "default",

@@ -1,4 +1,4 @@
-"""A step by the study's own sampler, on a CPU or one GPU, and its own pass, on a CPU, in the place of TRL's.
+"""The study's own sampler, on a CPU or a GPU, and its own pass, on a CPU alone, in the place of TRL's.
 
 `CpuStepMixin` overrides internal methods of TRL's GRPOTrainer for it, `_generate_single_turn` and
 `_get_per_token_logps_and_entropies`; tests/test_cpu_step.py fails when TRL changes how they are called.
@@ -31,7 +31,7 @@ class CpuStepMixin:
 
     The batch then holds the sampler's log-probabilities, by TRL's own name for them, and entropies. Loss,
     normaliser and metrics stay TRL's. `sampler` and `training_pass` hold the rule of when TRL's own methods
-    are used: for the pass on a GPU always.
+    are used; on a GPU its pass always is.
     """
 
     # What TRL's GRPOTrainer brings.

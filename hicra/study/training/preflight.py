@@ -187,7 +187,7 @@ def check_time(config, profile: Profile) -> Check:
 
 
 def check_sampler(profile: Profile, model) -> Check:
-    """What a run samples with; the study's own sampler is several times faster than transformers'."""
+    """What a run samples with; the study's own sampler is faster than transformers'."""
     from hicra.study.policy.llama_sampler import refusal
 
     reason = refusal(model)

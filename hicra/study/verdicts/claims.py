@@ -44,7 +44,8 @@ class Claims(NamedTuple):
 def load_claims(path: Path | str = "") -> Claims:
     """A claims file, or the study's own.
 
-    Raises ClaimError for an unknown rule or question, a missing field or an id given twice.
+    Raises ClaimError for an unknown rule or question, a missing field, an id given twice, or fewer than
+    two seeds.
     """
     path = Path(path) if path else data_root() / "families/claims.yaml"
     if not path.is_file():

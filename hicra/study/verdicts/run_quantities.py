@@ -25,11 +25,8 @@ from hicra.errors import HicraError
 from hicra.study.verdicts.compass import PREDICTORS, prediction
 from hicra.study.verdicts.windows import EDGE
 
-CHANGED = (
-    *("length", *PREDICTORS),
-    "cluster_entropy",
-)
-FINAL = (*("semantic_entropy", "semantic_entropy_matched", "entropy_planning"),)
+CHANGED = ("length", *PREDICTORS, "cluster_entropy")
+FINAL = ("semantic_entropy", "semantic_entropy_matched", "entropy_planning")
 
 
 def quantities(steps: pd.DataFrame, evals: pd.DataFrame) -> pd.DataFrame:
