@@ -42,7 +42,7 @@ QUOTED = {
     "asymmetry": "-0.011 [-0.019, -0.004]",
     "hard-prompts": "0.012 [0.001, 0.024]",
     "hicra-ends-higher": "-0.000 [-0.021, 0.020]",
-    "hicra-more-diverse": "-0.616 [-0.725, -0.506]",
+    "hicra-more-diverse": "0.000 [0.000, 0.000]",
     "hicra-beats-placebo": "0.014 [0.004, 0.024]",
     "neutral-words-rise": "2.352 [2.065, 2.640]",
     "length-rises": "10.513 [7.678, 13.349]",
