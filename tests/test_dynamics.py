@@ -226,6 +226,9 @@ def test_summarise_by_hand():
 
 def test_matched_sizes_span_all_compared_runs():
     assert d.matched_sizes([STEP], [LATER]) == (2, 2)
+    many = {**STEP, "grams": {gram: 100 * n for gram, n in STEP["grams"].items()}}
+    told = sum(many["grams"].values())
+    assert d.matched_sizes([many], [many], [STEP]).occurrences == told  # one that collapsed decides nothing
     frame = d.summarise([STEP], sizes=d.MatchedSizes(1, 1))
     assert frame["semantic_entropy_matched"].item() == pytest.approx(0)
     assert "cluster_entropy" not in frame

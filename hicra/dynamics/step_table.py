@@ -66,6 +66,9 @@ FIELDS = (
 )
 
 
+COLLAPSED = 0.1  # of the median run's smallest step
+
+
 class MatchedSizes(NamedTuple):
     """Sizes to which entropies are rarefied; 0 where no step has anything to count."""
 
@@ -122,14 +125,21 @@ def effective_weight(steps: Sequence[Mapping], alpha: float) -> float:
 def matched_sizes(*runs: Sequence[Mapping]) -> MatchedSizes:
     """Smallest non-zero number of gram occurrences and of followers in any step of the runs.
 
-    Pass every run of a comparison, so that all of them are rarefied to the same size.
+    Pass every run of a comparison, so that all of them are rarefied to the same size. **Decision**: a run
+    that hardly writes a gram any more, whose smallest step has less than COLLAPSED of the median run's,
+    does not decide it: one such run would leave nothing to tell in all the others.
     """
     for run in runs:
         _check_steps(run)
-    rows = [row for run in runs for row in run]
-    occurrences = [sum(row["grams"].values()) for row in rows]
-    pairs = [_n_pairs(row["followers"]) for row in rows]
-    return MatchedSizes(*(min(filter(None, sizes), default=0) for sizes in (occurrences, pairs)))
+    occurrences = [[sum(row["grams"].values()) for row in run] for run in runs]
+    pairs = [[_n_pairs(row["followers"]) for row in run] for run in runs]
+    return MatchedSizes(_least(occurrences), _least(pairs))
+
+
+def _least(sizes: Sequence[Sequence[int]]) -> int:
+    """The smallest non-zero size of any run but those that have collapsed; 0 where there is none."""
+    smallest = [least for of_run in sizes if (least := min(filter(None, of_run), default=0))]
+    return min((n for n in smallest if n >= COLLAPSED * np.median(smallest)), default=0)
 
 
 def summarise(

@@ -34,7 +34,7 @@ def finished_runs(root: Path | str, conditions: Sequence[str]) -> list[RunFolder
 
 
 def load_study(runs: Sequence[RunFolder]) -> Study:
-    """Both tables over `runs`, every entropy matched to the smallest step of all of them.
+    """Both tables over `runs`, every entropy matched to one size (`matched_sizes`).
 
     Raises RunError for runs that are not comparable: of another world, lexicon or sampler.
     """
