@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import codecs
 import gzip
 import hashlib
@@ -16,14 +17,13 @@ from typing import IO, NoReturn, cast
 from hicra.errors import HicraError, MissingError, MissingExtraError
 
 PACKAGE = Path(__file__).parent
-GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+GZIP, BZIP2, ZSTD = b"\x1f\x8b", b"BZh", b"\x28\xb5\x2f\xfd"
 AS_JSONL = "write it as JSON Lines, for example by pandas: frame.to_json(path, orient='records', lines=True)"
 # How files of other kinds start, what they are, and what would be right.
 OTHER_FORMATS = (
     (b"PAR1", "a parquet file", AS_JSONL),
     (b"ARROW1", "an Arrow file", AS_JSONL),
     (b"PK\x03\x04", "a zip archive or a spreadsheet", "unpack it, or export it as JSON Lines"),
-    (b"BZh", "compressed by bzip2", "unpack it, or compress it by gzip"),
     (b"\xfd7zXZ", "compressed by xz", "unpack it, or compress it by gzip"),
     (b"SQLite", "an SQLite database", "export the table as JSON Lines"),
     (b"\x89HDF", "an HDF5 file", AS_JSONL),
@@ -108,8 +108,8 @@ def iter_jsonl(path: Path | str) -> Iterator[tuple[int, dict]]:
     """(line number from 1, object) for each line of the file; blank lines are passed over.
 
     The file is read as it is consumed, so memory holds one line. A name that ends in .gz or content
-    that starts like gzip or zstd is unpacked; a byte order mark is passed over. Raises MissingError, or
-    JsonlError for another kind of file, truncated or damaged compression, invalid UTF-8, bad JSON (NaN and
+    that starts like gzip, bzip2 or zstd is unpacked; a byte order mark is passed over. Raises MissingError,
+    or JsonlError for another kind of file, truncated or damaged compression, invalid UTF-8, bad JSON (NaN and
     Infinity too), a line that is no object, text that is not valid Unicode, and a file without any object.
     """
     path, found = Path(path), False
@@ -123,7 +123,8 @@ def iter_jsonl(path: Path | str) -> Iterator[tuple[int, dict]]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    kind = "zstd" if _head(path)[:4] == ZSTD else "gzip"
+    head = _head(path)
+    kind = "zstd" if head.startswith(ZSTD) else "bzip2" if head.startswith(BZIP2) else "gzip"
     number = 0
     try:
         with unpacked(path) as stream:
@@ -136,11 +137,13 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def unpacked(path: Path | str) -> IO[bytes]:
-    """A file's content as a binary stream; what starts like gzip or zstd is unpacked, whatever its name."""
+    """A file's content as a binary stream; gzip, bzip2 and zstd are unpacked, whatever its name."""
     with open(path, "rb") as stream:
         head = stream.read(4)
     if head[:2] == GZIP or str(path).endswith(".gz"):
         return cast(IO[bytes], gzip.open(path))
+    if head.startswith(BZIP2):
+        return cast(IO[bytes], bz2.open(path))
     if head != ZSTD:
         return open(path, "rb")
     try:

@@ -31,7 +31,7 @@ def step_row(step, *, up=0.0):
         "n_high_entropy": 12,
         "n_high_entropy_planning": 6,
         "grams": {GRAMS[0]: 4, GRAMS[1]: 2 + step, GRAMS[2]: 1},
-        "followers": {GRAMS[0]: {"x y z": 1, "x y w": 1}},
+        "followers": {GRAMS[0]: [1, 1]},
         "loss": 0.0,
         "grad_norm": 0.1,
         "learning_rate": 1e-4,

@@ -2,6 +2,7 @@
 
 import bz2
 import json
+import lzma
 
 import pandas as pd
 import pytest
@@ -19,10 +20,19 @@ def test_a_byte_order_mark_is_passed_over(tmp_path):
     assert [row for _, row in iter_jsonl(path)] == ROWS
 
 
-def test_other_formats_are_refused_by_what_they_are(tmp_path):
+def test_what_bzip2_wrote_is_read_and_named_where_it_is_cut(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(bz2.compress(LINES.encode()))
-    with pytest.raises(JsonlError, match="a.jsonl is compressed by bzip2, not JSON Lines; unpack it"):
+    assert [row for _, row in iter_jsonl(path)] == ROWS
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(JsonlError, match="the bzip2 data are truncated or damaged"):
+        list(iter_jsonl(path))
+
+
+def test_other_formats_are_refused_by_what_they_are(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(lzma.compress(LINES.encode()))
+    with pytest.raises(JsonlError, match="a.jsonl is compressed by xz, not JSON Lines; unpack it"):
         list(iter_jsonl(path))
     path.write_text(LINES, encoding="utf-16")
     with pytest.raises(JsonlError, match="text in UTF-16, not JSON Lines; save it as UTF-8"):

@@ -89,6 +89,29 @@ def test_grouped_heads_and_adapters(make):
         torch.testing.assert_close(values[found.mask], expected[found.mask], rtol=0, atol=5e-5)
 
 
+@pytest.mark.parametrize("prompts", [[[5, 6, 7], [8, 9], [8, 9], [10]], [[5, 6]] * 3])
+def test_what_a_gpu_replays_gives_the_same(prompts, monkeypatch):
+    """Without the graph itself, which needs a GPU (check "sampler" of tests.gpu); its first call is made twice."""
+    model, acts = _adapted(), []
+    wanted = _sample(model, prompts, n=40, temperature=0)
+
+    def recorded(act):
+        acts.append(act())
+        return act
+
+    monkeypatch.setattr(llama_sampler, "recorded", recorded)
+    monkeypatch.setattr(llama_sampler, "_Network", llama_sampler._GraphNetwork)
+    found = _sample(model, prompts, n=40, temperature=0)
+    assert len(acts) == 1
+    assert found.token_ids() == wanted.token_ids()
+    for values, expected in zip(found[2:], wanted[2:], strict=True):
+        torch.testing.assert_close(values, expected, rtol=0, atol=5e-5)
+    drawn = _sample(model, prompts * 20, n=40)  # rows end at different times
+    statistics = token_statistics(model, _batch(prompts * 20, drawn), temperature=1.0)
+    for values, expected in zip(drawn[2:], statistics, strict=True):
+        torch.testing.assert_close(values[drawn.mask], expected[drawn.mask], rtol=0, atol=5e-5)
+
+
 def test_the_most_probable_tokens_are_those_of_generate(policy, prompts):
     greedy = GenerationConfig(max_new_tokens=40, do_sample=False, eos_token_id=END, pad_token_id=PAD)
     wanted = generation._by_generate(policy[0], greedy, prompts)

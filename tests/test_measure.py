@@ -1,5 +1,6 @@
 """Any run's rollouts: values worked out by hand, formats, order of files, hostile text, planted effects."""
 
+import bz2
 import gzip
 import json
 import math
@@ -170,12 +171,16 @@ def _write(folder, kind):
         frame.to_parquet(folder / "all.parquet")
     elif kind == "jsonl.gz":
         (folder / "all.jsonl.gz").write_bytes(gzip.compress(lines))
+    elif kind == "jsonl.bz2":
+        (folder / "all.jsonl.bz2").write_bytes(bz2.compress(lines))
     else:
         (folder / "all.jsonl.zst").write_bytes(pa.Codec("zstd").compress(lines, asbytes=True))
     return [str(next(folder.iterdir())), *fields]
 
 
-@pytest.mark.parametrize("kind", ["verl", "trl", "chat", "csv", "parquet", "jsonl.gz", "jsonl.zst"])
+@pytest.mark.parametrize(
+    "kind", ["verl", "trl", "chat", "csv", "parquet", "jsonl.gz", "jsonl.bz2", "jsonl.zst"]
+)
 def test_every_format_gives_the_same_numbers(tmp_path, kind, capsys):
     given_ = _write(tmp_path / "in", kind)
     LEXICON.save(tmp_path / "three.json")

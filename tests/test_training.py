@@ -1,6 +1,6 @@
 """Real runs of the made world's policy, two steps each, through TRL's trainer on Unsloth's CPU backend."""
 
-import gzip
+import bz2
 import json
 import math
 import time
@@ -116,7 +116,7 @@ def test_no_token_of_the_user_is_written_anywhere(runs):
     files = [path for path in runs.rglob("*") if path.is_file()]
     assert {"manifest.json", "log.txt"} <= {path.name for path in files}
     for path in files:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        content = bz2.decompress(path.read_bytes()) if path.suffix == ".bz2" else path.read_bytes()
         assert not any(secret.encode() in content for secret in SECRETS.values()), path.name
 
 

@@ -9,7 +9,8 @@ to hundreds of grams of a step, and the second, whose chances differ by 5e-9 bit
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 
 import numpy as np
 
@@ -72,8 +73,10 @@ def rarefied_terms(counts: np.ndarray, n: int, m: int) -> np.ndarray:
     return np.add.reduceat(chance * k / m * np.log2(m / k), first)
 
 
-def conditional_entropy(followers: Mapping[str, Mapping[str, int]]) -> float:
+def conditional_entropy(followers: Mapping[str, Sequence[int]]) -> float:
     """Sum over grams g of p(g) * H(follower | g), plug-in, in bits; NaN without followers.
+
+    `followers` says of each gram how often each of its followers occurred.
 
     **Decision**: p(g) is g's share of the occurrences that have a procedural follower. Others run
     into the next gram or end the completion; counting them would add weight without a choice.
@@ -82,7 +85,7 @@ def conditional_entropy(followers: Mapping[str, Mapping[str, int]]) -> float:
     return abs(shannon_entropy(joint) - shannon_entropy(marginal))  # H(F|G) = H(G, F) - H(G); 0 is rounded
 
 
-def matched_conditional_entropy(followers: Mapping[str, Mapping[str, int]], m: int) -> float:
+def matched_conditional_entropy(followers: Mapping[str, Sequence[int]], m: int) -> float:
     """Expected `conditional_entropy`, in bits, of `m` (gram, follower) pairs.
 
     Exact: both terms of H(G, F) - H(G) can be rarefied. Raises as `rarefied_entropy`.
@@ -91,10 +94,9 @@ def matched_conditional_entropy(followers: Mapping[str, Mapping[str, int]], m: i
     return rarefied_entropy(joint, m) - rarefied_entropy(marginal, m)
 
 
-def _joint_and_marginal(followers: Mapping[str, Mapping[str, int]]) -> tuple[list[int], list[int]]:
+def _joint_and_marginal(followers: Mapping[str, Sequence[int]]) -> tuple[list[int], list[int]]:
     """Occurrences of each (gram, follower) pair, and of each gram."""
-    joint = [c for f in followers.values() for c in f.values()]
-    return joint, [sum(f.values()) for f in followers.values()]
+    return list(chain.from_iterable(followers.values())), list(map(sum, followers.values()))
 
 
 def cluster_counts(gram_counts: Mapping[str, int], clusters: Mapping[str, int]) -> Counter:

@@ -127,7 +127,7 @@ def _runs(sources: list[str]) -> list[tuple[str, str]]:
 
 
 def _stem(path: str) -> str:
-    return re.sub(r"\.(jsonl|json|csv|parquet|gz|zst)", "", Path(path).name)
+    return re.sub(r"\.(jsonl|json|csv|parquet|gz|bz2|zst)", "", Path(path).name)
 
 
 def _rows(path: str) -> Iterator[tuple[str, Mapping, int | None]]:
@@ -153,7 +153,11 @@ def _head(path: Path) -> bytes:
         with unpacked(path) as stream:
             return stream.read(64)
     except (EOFError, OSError, zlib.error) as error:
-        raise RolloutError(f"{path}: the compressed data are damaged ({error}); fetch it again") from error
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path | str, error: Exception) -> RolloutError:
+    return RolloutError(f"{path}: the compressed data are damaged ({error}); fetch it again")
 
 
 def _parquet(path: str) -> Iterator[tuple[str, Mapping]]:
@@ -180,7 +184,9 @@ def _csv(path: str) -> Iterator[tuple[str, Mapping]]:
                 for row in part.to_dict("records"):
                     number += 1
                     yield f"{path}, row {number}", row
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, EOFError) as error:
+    except (EOFError, OSError, zlib.error) as error:
+        raise _damaged(path, error) from error
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise RolloutError(
             f"{path} is not a CSV table in UTF-8 ({str(error).strip()}); save it anew"
         ) from error

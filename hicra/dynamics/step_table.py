@@ -225,8 +225,8 @@ def _entropies(row: Mapping, clusters: Mapping[str, int] | None, sizes: MatchedS
     return values | {"conditional_entropy_matched": matched}
 
 
-def _n_pairs(followers: Mapping[str, Mapping[str, int]]) -> int:
-    return sum(count for f in followers.values() for count in f.values())
+def _n_pairs(followers: Mapping[str, Sequence[int]]) -> int:
+    return sum(map(sum, followers.values()))
 
 
 def _share(part: float, whole: float) -> float:

@@ -28,8 +28,8 @@ class CorpusError(HicraError):
 class Corpus:
     """The usable solutions of `sources`; iterating reads them anew, one record in memory at a time.
 
-    A source is a JSON Lines file (plain or gzip), "hub:owner/name", or the folder of a run record, whose
-    kept rollouts are read. `text` names the field of the solution, `correct` the field that says whether
+    A source is a JSON Lines file (plain, or compressed by gzip, bzip2 or zstd), "hub:owner/name", or the
+    folder of a run record, whose kept rollouts are read. `text` names the field of the solution, `correct` the field that says whether
     it is right (none: all are taken as right); with `correct_above` that field holds a reward, and what lies
     above is right. `one_per` keeps the first usable solution for each value of that field, so that a problem
     sampled often does not vote often. `after` cuts what precedes its first occurrence, a prompt say; a text
@@ -154,7 +154,7 @@ def _hub(name: str) -> Iterator[tuple[str, dict]]:
 
 
 def _run(folder: Path, text: str, correct: str | None) -> Iterator[tuple[str, dict]]:
-    kept = next((p for p in (folder / "rollouts.jsonl.gz", folder / "rollouts.jsonl") if p.exists()), None)
+    kept = next((p for p in (folder / "rollouts.jsonl.bz2", folder / "rollouts.jsonl") if p.exists()), None)
     if kept is None:
         raise CorpusError(
             f"{folder} holds no run record: it has no rollouts.jsonl; give a run folder or a file"

@@ -21,10 +21,10 @@ from hicra.spread import OnRay
 from hicra.study import ray_runs
 from hicra.study.launch import Job, places, train_all
 from hicra.study.profiles import Profile, get_profile
-from hicra.study.record.run_folder import RECORDS, RunError, RunFolder, run_folders
+from hicra.study.record.run_folder import PACKED, RECORDS, RunError, RunFolder, run_folders
 from hicra.study.training.plan import plan_run
 
-KEPT = ("manifest.json", *(f"{name}.gz" for name in RECORDS))
+KEPT = ("manifest.json", *(f"{name}{PACKED}" for name in RECORDS))
 
 
 class Condition(NamedTuple):

@@ -144,7 +144,7 @@ def sample(
     rows = torch.arange(len(ids), device=device)  # (b,): under way
     alive, last = torch.ones_like(rows, dtype=torch.bool), torch.tensor(list(ends), device=device)
     with torch.inference_mode(), products(linear_precision(device.type)):
-        network = _Network(model)
+        network = (_Network if device.type == "cpu" else _GraphNetwork)(model)
         logits = network.read(groups, pad, max_new_tokens)  # (b, V)
         for t in range(max_new_tokens):
             scores = (logits / (temperature or 1)).log_softmax(-1)  # (b, V)
@@ -157,7 +157,7 @@ def sample(
             left = int(alive.sum())
             if not left or t == max_new_tokens - 1:
                 break
-            if left <= KEPT * len(rows):
+            if network.drops and left <= KEPT * len(rows):
                 network.keep(alive)
                 rows, chosen, alive = rows[alive], chosen[alive], alive[alive]
             logits = network.follow(chosen)  # (b, V)
@@ -210,6 +210,8 @@ class _Network:
     masked.
     """
 
+    drops = True  # whether finished rows leave
+
     def __init__(self, model) -> None:
         core = without_adapter(model)
         config, body = core.config, core.model
@@ -230,7 +232,7 @@ class _Network:
         self.column = longest = ids.shape[1]
         self._turn(longest + n_new)
         once = self._cache(len(groups), longest)
-        logits = self._forward(ids, once, 0, _prompt_attention(padding))  # (n, V)
+        logits = self._forward(ids, once, slice(longest), _prompt_attention(padding))  # (n, V)
         self.cache = self._cache(int(repeats.sum()), longest + n_new)
         self.cache[..., :longest, :] = once.repeat_interleave(repeats, 2)
         self.bias = None
@@ -243,7 +245,7 @@ class _Network:
     def follow(self, tokens: Tensor) -> Tensor:
         """Logits (b, V) after one more token of every row, (b,)."""
         self.column += 1
-        return self._forward(tokens[:, None], self.cache, self.column - 1, self._attend)
+        return self._forward(tokens[:, None], self.cache, slice(self.column - 1, self.column), self._attend)
 
     def keep(self, chosen: Tensor) -> None:
         """Drop the rows that are not `chosen`, bool (b,)."""
@@ -264,19 +266,21 @@ class _Network:
         self.cosine = torch.cat([angles.cos(), angles.cos()], -1)
         self.sine = torch.cat([-angles.sin(), angles.sin()], -1)
 
-    def _forward(self, tokens: Tensor, cache: Tensor, first: int, attend: Callable[..., Tensor]) -> Tensor:
-        """Logits (b, V) after `tokens` (b, t), whose keys and values fill columns `first`.. of `cache`."""
-        (b, t), last, n = tokens.shape, first + tokens.shape[1], self.n_queries + self.n_keys
-        cosine, sine = self.cosine[first:last], self.sine[first:last]  # (t, 1, D) each
+    def _forward(
+        self, tokens: Tensor, cache: Tensor, columns: slice | Tensor, attend: Callable[..., Tensor]
+    ) -> Tensor:
+        """Logits (b, V) after `tokens` (b, t), whose keys and values fill `columns` of `cache`."""
+        (b, t), n = tokens.shape, self.n_queries + self.n_keys
+        cosine, sine = self.cosine[columns], self.sine[columns]  # (t, 1, D) each
         x = functional.embedding(tokens, self.embedding)  # (b, t, hidden)
         for layer, (keys, values) in zip(self.layers, cache, strict=True):  # (b, Hk, L, D) each
             heads = functional.linear(self._norm(x), layer.qkv).view(b, t, -1, self.width)
             straight = heads[:, :, :n]  # (b, t, Hq + Hk, D)
             turned = straight * cosine + straight.roll(self.width // 2, -1) * sine
-            keys[:, :, first:last] = turned[:, :, self.n_queries :].transpose(1, 2)
-            values[:, :, first:last] = heads[:, :, n:].transpose(1, 2)
+            keys[:, :, columns] = turned[:, :, self.n_queries :].transpose(1, 2)
+            values[:, :, columns] = heads[:, :, n:].transpose(1, 2)
             with products("highest"):
-                y = attend(turned[:, :, : self.n_queries], keys[:, :, :last], values[:, :, :last])
+                y = attend(turned[:, :, : self.n_queries], keys, values)
             x = x + functional.linear(y.reshape(b, t, -1), layer.out)
             gate, up = functional.linear(self._norm(x), layer.gate_up).chunk(2, -1)  # (b, t, inner) each
             x = x + functional.linear(functional.silu(gate) * up, layer.down)
@@ -286,15 +290,65 @@ class _Network:
         return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.epsilon)
 
     def _attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """One query (b, 1, Hq, D) on keys and values (b, Hk, l, D), as (b, Hk, Hq / Hk, D).
+        """One query (b, 1, Hq, D) on keys and values (b, Hk, L, D) so far, as (b, Hk, Hq / Hk, D)."""
+        bias = None if self.bias is None else self.bias[..., : self.column]
+        return self._weigh(queries, keys[:, :, : self.column], values[:, :, : self.column], bias)
 
-        The heads that share a key stand where queries stand, so nothing is repeated.
-        """
+    def _weigh(self, queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
+        """The heads that share a key stand where queries stand, so nothing is repeated."""
         q = queries.view(len(queries), self.n_keys, -1, self.width)
         scores = q @ keys.mT * self.width**-0.5  # (b, Hk, Hq / Hk, l)
-        if self.bias is not None:
-            scores += self.bias[..., : scores.shape[-1]]
+        if bias is not None:
+            scores += bias
         return scores.softmax(-1) @ values
+
+
+class _GraphNetwork(_Network):
+    """The same on a GPU, where starting a token's thousand kernels takes longer than they do.
+
+    They are recorded once as a CUDA graph and replayed for every token. What is recorded keeps its shapes:
+    all rows stay to the end, and attention spans the whole cache, of which `bias` hides what is not written.
+    """
+
+    drops = False
+
+    def read(self, groups: Sequence[tuple[Sequence[int], int]], pad: int, n_new: int) -> Tensor:
+        logits = super().read(groups, pad, n_new)  # (B, V)
+        self.cache[..., self.column :, :] = 0  # hidden, but a number it must be
+        if self.bias is None:
+            self.bias = torch.zeros(len(logits), 1, 1, self.cache.shape[-2], device=self.device)
+        self.bias[..., self.column :] = -torch.inf
+        self.tokens = torch.zeros(len(logits), 1, dtype=torch.long, device=self.device)
+        self.columns = torch.tensor([self.column - 1], device=self.device)
+        self.replay = None
+        return logits
+
+    def follow(self, tokens: Tensor) -> Tensor:
+        self.tokens.copy_(tokens[:, None])
+        self.columns += 1
+        self.replay = self.replay or recorded(self._next)
+        return self.replay()
+
+    def _next(self) -> Tensor:
+        self.bias.index_fill_(-1, self.columns, 0)
+        return self._forward(self.tokens, self.cache, self.columns, self._attend)
+
+    def _attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        return self._weigh(queries, keys, values, self.bias)
+
+
+def recorded(act: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """`act`, which repeated at once changes nothing, as a CUDA graph; it gives one tensor, filled anew."""
+    act()  # what is loaded and chosen at first use cannot be recorded
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = act()
+
+    def replay() -> Tensor:
+        graph.replay()
+        return result
+
+    return replay
 
 
 def _layer(layer: nn.Module) -> _Layer:

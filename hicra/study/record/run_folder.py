@@ -7,12 +7,12 @@ A run record is what figures are made from. It needs no model to be read:
     evals.jsonl        held-out accuracy and length
     rollouts.jsonl     a sample of rollouts with per-token values
 
-The last three grow line by line while the run goes on and are compressed (.gz) when it ends.
+The last three grow line by line while the run goes on and are compressed (.bz2) when it ends.
 """
 
 from __future__ import annotations
 
-import gzip
+import bz2
 import json
 import os
 import warnings
@@ -26,8 +26,9 @@ from filelock import FileLock, Timeout
 from hicra.errors import HicraError
 from hicra.files import canonical, file_sha256, folder_sha256, write_atomic
 
-FORMAT = 1
+FORMAT = 2  # of a record; 1 was compressed by gzip and held the words behind every gram
 RECORDS = ("steps.jsonl", "evals.jsonl", "rollouts.jsonl")
+PACKED = ".bz2"  # two thirds of what gzip leaves of them
 
 
 class RunError(HicraError):
@@ -61,16 +62,18 @@ class RunFolder:
         """The manifest; RunError where there is none."""
         if not self.manifest_path.exists():
             raise RunError(f"{self.path} holds no run record; train the run first (make study)")
-        return read_json(self.manifest_path)
+        manifest = read_json(self.manifest_path)
+        if (there := manifest.get("format")) != FORMAT:
+            raise RunError(
+                f"{self.path} is a record of format {there}, this version reads format {FORMAT}; "
+                "read it with the version that made it, or delete the folder to run anew"
+            )
+        return manifest
 
     @property
     def condition(self) -> str:
         """What tables and figures call the run's arm: an arm with settings of its own has its own name."""
-        manifest = self.manifest()
-        if "condition" not in manifest:
-            like = f'"condition": "{manifest["settings"]["arm"]}"'
-            raise RunError(f"{self.manifest_path} names no condition, being of an older version; add {like}")
-        return manifest["condition"]
+        return self.manifest()["condition"]
 
     @property
     def seed(self) -> int:
@@ -107,8 +110,6 @@ class RunFolder:
         if not self.manifest_path.exists():
             begun = {"format": FORMAT, "settings": settings, **context, "state": "running"}
             self._write_manifest({"condition": condition, **begun})
-        elif "condition" not in self.manifest():  # begun by an older version
-            self._write_manifest({"condition": condition, **self.manifest()})
 
     def same(self, name: str, value: str) -> None:
         """RunError where the manifest holds another `name`; one from before it was kept may go on."""
@@ -213,8 +214,8 @@ class RunFolder:
         """Compress the record files, note their checksums and mark the run finished."""
         for name in RECORDS:
             data = (self.path / name).read_bytes()
-            write_atomic(self.path / f"{name}.gz", gzip.compress(data, mtime=0))
-        sums = {n: file_sha256(self.path / f"{n}.gz") for n in RECORDS}
+            write_atomic(self.path / f"{name}{PACKED}", bz2.compress(data))
+        sums = {n: file_sha256(self.path / f"{n}{PACKED}") for n in RECORDS}
         manifest = {**self.manifest(), **results, "state": "finished", "sha256": sums}
         self._write_manifest(manifest)
         for name in RECORDS:
@@ -238,12 +239,12 @@ class RunFolder:
         wanted = self.manifest().get("sha256")
         if wanted is None:
             return self._whole_lines(name)
-        path = self.path / f"{name}.gz"
+        path = self.path / f"{name}{PACKED}"
         if not path.exists():
             raise RunError(f"{path} is missing; delete the run folder and rerun")
         if file_sha256(path) != wanted[name]:
             raise RunError(f"{path} was changed after the run (its checksum differs); rerun it")
-        return [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+        return [json.loads(line) for line in bz2.decompress(path.read_bytes()).splitlines()]
 
 
 def run_folders(root: Path | str) -> list[RunFolder]:

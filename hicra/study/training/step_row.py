@@ -93,6 +93,15 @@ def class_sums(values: Tensor, planning: Tensor, completion: Tensor) -> dict[str
     }
 
 
+def recorded(row: dict) -> dict:
+    """A step's row as it is written: how often each follower of a gram occurred, without its words.
+
+    They are half of a record's bytes, and no statistic reads them.
+    """
+    followers = {gram: sorted(own.values(), reverse=True) for gram, own in row["followers"].items()}
+    return {**row, "followers": followers}
+
+
 def rollout_rows(step: int, graded: Graded, tokens: Tokens, tokenizer, n: int) -> list[dict]:
     """The first `n` rollouts of a step with per-token values, for the viewer."""
     rows = []
