@@ -29,11 +29,11 @@ class Corpus:
     """The usable solutions of `sources`; iterating reads them anew, one record in memory at a time.
 
     A source is a JSON Lines file (plain, or compressed by gzip, bzip2 or zstd), "hub:owner/name", or the
-    folder of a run record, whose kept rollouts are read. `text` names the field of the solution, `correct` the field that says whether
-    it is right (none: all are taken as right); with `correct_above` that field holds a reward, and what lies
-    above is right. `one_per` keeps the first usable solution for each value of that field, so that a problem
-    sampled often does not vote often. `after` cuts what precedes its first occurrence, a prompt say; a text
-    without it is whole. `thinking` keeps what precedes the end of the thinking (</think> or
+    folder of a run record, whose kept rollouts are read. `text` names the field of the solution, `correct`
+    the field that says whether it is right (none: all are taken as right); with `correct_above` that field
+    holds a reward, and what lies above is right. `one_per` keeps the first usable solution for each value of
+    that field, so that a problem sampled often does not vote often. `after` cuts what precedes its first
+    occurrence, a prompt say; a text without it is whole. `thinking` keeps what precedes the end of the thinking (</think> or
     <|end_of_thought|>) and drops solutions without one. After an iteration `kept` is the number of solutions
     and `dropped` counts the others by reason.
 
