@@ -33,9 +33,9 @@ class Corpus:
     the field that says whether it is right (none: all are taken as right); with `correct_above` that field
     holds a reward, and what lies above is right. `one_per` keeps the first usable solution for each value of
     that field, so that a problem sampled often does not vote often. `after` cuts what precedes its first
-    occurrence, a prompt say; a text without it is whole. `thinking` keeps what precedes the end of the thinking (</think> or
-    <|end_of_thought|>) and drops solutions without one. After an iteration `kept` is the number of solutions
-    and `dropped` counts the others by reason.
+    occurrence, a prompt say; a text without it is whole. `thinking` keeps what precedes the end of the
+    thinking (</think> or <|end_of_thought|>) and drops solutions without one. After an iteration `kept` is
+    the number of solutions and `dropped` counts the others by reason.
 
     Iterating raises CorpusError for a missing field and a record whose text is not a string, and what
     `iter_jsonl` raises.
