@@ -11,7 +11,12 @@ from hicra.study.verdicts.claims import CONTRADICTED, REPLICATED, UNDECIDED, ver
 def test_figures_and_tables_are_those_of_the_records(root, tmp_path):
     data = root / "data/families"
     made = build_gallery(
-        data / "records", data / "claims.yaml", tmp_path, pilots=data / "pilots", order=tuple(CONDITIONS)
+        data / "records",
+        data / "claims.yaml",
+        tmp_path,
+        pilots=data / "pilots",
+        order=tuple(CONDITIONS),
+        models=[root / "data/smollm2"],
     )
     _compare(made, root / "figures")
 

@@ -2,6 +2,7 @@
 
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 
 from hicra.errors import HicraError
 from hicra.study.experiments import CONDITIONS
@@ -62,3 +63,15 @@ def test_arms_keep_the_order_of_the_conditions_and_their_seeds():
 def test_without_a_baseline_it_says_so():
     with pytest.raises(HicraError, match="no run of arm 'grpo'"):
         equation_effects(_values({"hicra": 1.0}), WORLD, ["hicra"])
+
+
+def test_a_panel_without_a_value_is_left_out_and_named():
+    values = _values({"grpo": 0.0, "hicra": 1.0})
+    values[["steps_to_half", "steps_above_half"]] = float("nan")
+    figure = equation_effects(values, WORLD, list(CONDITIONS))
+    assert [ax.get_title(loc="left") or ax.get_title() for ax in figure.axes] == [
+        *("Neutral words", "Planning tokens", "Length"),
+        "Gain in parts",
+    ]
+    told = " ".join(text.get_text() for text in figure.findobj(Text))
+    assert "No run tells: Steps to V = 1/2, From there to 0.7." in " ".join(told.split())

@@ -52,7 +52,8 @@ def arm_table(values: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
 def equation_effects(values: pd.DataFrame, world: str, order: Sequence[str]) -> Figure:
     """What each arm does to words, planning and speed, and HICRA's gain taken into parts.
 
-    `values` is that of `catalogue.load_experiments`. Raises HicraError without runs of GRPO.
+    `values` is that of `catalogue.load_experiments`. A panel that no arm has a value for is left out and
+    named below. Raises HicraError without runs of GRPO.
     """
     there = set(values.index.get_level_values("arm"))
     if "grpo" not in there:
@@ -64,15 +65,21 @@ def equation_effects(values: pd.DataFrame, world: str, order: Sequence[str]) -> 
         "a hollow point is of fewer than three seeds and has no whisker. Neutral words are connectives that "
         "change nothing: log odds of those that the lexicon marks against those that it does not."
     )
+    empty = [q for q in PANELS if all(contrast(values, q, weights).empty for weights in against.values())]
+    if empty:
+        note += f" No run tells: {', '.join(PANELS[quantity][0] for quantity in empty)}."
     height = 2.2 + 0.34 * max(len(arms), 5)
     figure = canvas(height=height, title="What does HICRA's equation do?", world=world, note=note)
     axes = [ax for row in figure.subfigures(2, 1) for ax in row.subplots(1, 3)]
-    for ax, (quantity, (title, label)) in zip(axes, PANELS.items(), strict=False):
+    for quantity in (q for q in PANELS if q not in empty):
+        ax, (title, label) = axes.pop(0), PANELS[quantity]
         _forest(ax, values, quantity, against)
         ax.set(title=title, xlabel=label)
         if ax.get_subplotspec().colspan.start:  # the rows of the panel on the left
             ax.tick_params(labelleft=False)
-    last = axes[len(PANELS)]
+    last, *unused = axes
+    for ax in unused:
+        ax.remove()
     _forest(last, values, "mean_reward", {k: v for k, v in PARTS.items() if set(v) <= there})
     last.set(title="Gain in parts", xlabel="reward over the run")
     return figure

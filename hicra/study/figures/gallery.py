@@ -37,7 +37,7 @@ from hicra.study.verdicts.claims import (
 )
 
 DIGITS = 6  # in CSV files: enough that rounding them again gives what the page says
-# Of a language model's few runs: neither a grid of base policies nor a table of arms.
+# Of a language model's few runs: no grid of base policies.
 OF_A_MODEL = (
     *("fig01_overview", "fig02_two_phase", "fig03_errors", "fig04_hicra_vs_grpo"),
     *("fig11_compass", "fig12_entropy_overlap"),
@@ -83,6 +83,8 @@ def build_gallery(
     }
     tables |= {f"{name}_accuracy": learning_table(other.answers()) for name, other in others.items()}
     tables |= {f"{name}_verdicts": _flat(table) for name, table in judged.items()}
+    made = {name: other.values for name, other in others.items() if "marked_connectives" in other.values}
+    tables |= {f"{name}_arms": arm_table(own, order).dropna(axis=1, how="all") for name, own in made.items()}
     written, pages = save(equation_effects(data.values, data.study.world, order), out, "equation_effects"), []
     for name, drawing in drawings(data).items():
         written += save(drawing.draw(), out, name)
@@ -94,6 +96,9 @@ def build_gallery(
         if name in judged:
             shown = {"counts": counts_markdown(judged[name]), "name": name}
             own = JUDGED.format(**shown, verdicts=verdict_markdown(judged[name], own_rules[name].questions))
+        if name in made:
+            written += save(equation_effects(made[name], other.study.world, order), out, f"{name}_effects")
+            own += EFFECTS.format(name=name, table=table_markdown(tables[f"{name}_arms"]))
         page, files = _model_section(name, other, tables[f"{name}_accuracy"], own, out)
         sections.append(page)
         written += files
@@ -296,3 +301,14 @@ JUDGED = """**{counts}** By the rules of [claims.yaml](../data/{name}/claims.yam
 whose head says by which command they are made ([{name}_verdicts.csv]({name}_verdicts.csv)).
 
 {verdicts}"""
+EFFECTS = """
+
+### What each arm does, {name}
+
+Where a claim above lacks seeds, what is drawn here was looked at and decides nothing.
+
+![What each arm does to words, planning and length]({name}_effects.png)
+
+[SVG]({name}_effects.svg), [PDF]({name}_effects.pdf). Means over seeds ([{name}_arms.csv]({name}_arms.csv)):
+
+{table}"""
