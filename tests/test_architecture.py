@@ -34,7 +34,7 @@ STUDY = {
     "study.policy": "study.problems study.profiles study.record study.sources",
     "study.training": "study.policy study.problems study.profiles study.record study.sources",
     "study.verdicts": "study.problems study.profiles study.record",
-    "study.figures": "study.problems study.record study.verdicts",
+    "study.figures": "study.problems study.record study.sources study.verdicts",
 }
 TOP = ("__init__", "__main__", "cli", "study")  # these put the rest together
 

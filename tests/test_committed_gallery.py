@@ -8,12 +8,13 @@ from hicra.study.record.run_folder import run_folders
 from hicra.study.verdicts.claims import CONTRADICTED, REPLICATED, UNDECIDED, verdict_counts
 
 
-def test_figures_and_tables_are_those_of_the_records(root, tmp_path):
+def test_figures_and_tables_are_those_of_the_records(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("HICRA_CACHE", str(tmp_path / "cache"))  # read them, whatever was kept before
     data = root / "data/families"
     made = build_gallery(
         data / "records",
         data / "claims.yaml",
-        tmp_path,
+        tmp_path / "figures",
         pilots=data / "pilots",
         order=tuple(CONDITIONS),
         models=[root / "data/smollm2"],

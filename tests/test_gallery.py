@@ -13,7 +13,7 @@ from hicra.lexicon.lexicon import Lexicon
 from hicra.study.experiments import CONDITIONS
 from hicra.study.figures import catalogue, gallery, tables
 from hicra.study.figures.style import ARMS, ELSEWHERE
-from hicra.study.record.run_folder import RunError
+from hicra.study.record.run_folder import RunError, RunFolder
 from hicra.study.record.run_tables import measured_with_parts
 from hicra.study.verdicts.intervals import judged_interval
 from tests.records import GRAMS, STEPS, write_record
@@ -66,8 +66,9 @@ def _build(records, root, out, **options):
     )
 
 
-def test_the_gallery_repeats_byte_for_byte(records, model, root, built, tmp_path):
-    (out, first), second = built, _build(records, root, tmp_path, models=[model])
+def test_the_gallery_repeats_byte_for_byte(records, model, root, built, tmp_path, monkeypatch):
+    monkeypatch.setenv("HICRA_CACHE", str(tmp_path / "cache"))
+    (out, first), second = built, _build(records, root, tmp_path / "again", models=[model])
     names = [path.name for path in first]
     for number in (1, 2, 3, 4, 9, 10, 11, 12):
         assert any(name.startswith(f"fig{number:02d}_") and name.endswith(".svg") for name in names)
@@ -152,6 +153,24 @@ def test_occurrences_are_summed_over_runs(records):
     counts = catalogue.occurrences([run for run in runs if run.path.name.startswith("grpo")])
     assert counts["tokens"] == {"a": 2 * 2 * STEPS, "b": 2 * STEPS}
     assert counts["Strategic Grams"][GRAMS[0]] == 2 * 4 * STEPS
+
+
+def test_what_records_come_to_is_kept_until_one_of_them_changes(tmp_path, monkeypatch):
+    monkeypatch.setenv("HICRA_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "records"
+    for arm in ("grpo", "hicra"):
+        write_record(folder, arm, 10)
+    first = catalogue.load_experiments(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "read", None)
+        again = catalogue.load_experiments(folder)
+    pd.testing.assert_frame_equal(first.values, again.values, check_exact=True)
+    pd.testing.assert_frame_equal(first.study.steps, again.study.steps, check_exact=True)
+    write_record(folder, "hicra", 11)
+    assert len(catalogue.load_experiments(folder).values) == 3
+    (folder / "hicra-seed11/steps.jsonl.bz2").write_bytes(b"edited")
+    with pytest.raises(RunError, match="steps.jsonl.bz2 was changed after the run"):
+        catalogue.load_experiments(folder)
 
 
 def test_table_2_judges_by_the_worlds_truth(tmp_path):

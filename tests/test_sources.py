@@ -3,7 +3,7 @@
 import json
 import os
 
-from hicra.study.policy.base_models import base_folder, cache_root
+from hicra.study.policy.base_models import base_folder
 
 import pytest
 
@@ -157,9 +157,9 @@ def test_the_cache_is_the_users_or_hicra_cache(monkeypatch, tmp_path):
     monkeypatch.delenv("HICRA_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     if os.uname().sysname == "Linux":
-        assert cache_root() == tmp_path / "hicra"
+        assert sources.cache_root() == tmp_path / "hicra"
     monkeypatch.setenv("HICRA_CACHE", str(tmp_path / "own"))
-    assert cache_root() == tmp_path / "own"
+    assert sources.cache_root() == tmp_path / "own"
     monkeypatch.setenv("HICRA_CACHE", "own")
     with pytest.raises(HicraError, match="HICRA_CACHE='own' is another folder for every process"):
-        cache_root()
+        sources.cache_root()

@@ -13,9 +13,10 @@ from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 
+import platformdirs
 import yaml
 
-from hicra.errors import MissingError
+from hicra.errors import HicraError, MissingError
 from hicra.files import data_root
 from hicra.lexicon.corpus import HUB
 from hicra.lexicon.lexicon import shipped
@@ -23,6 +24,15 @@ from hicra.lexicon.lexicon import shipped
 PACKAGE = "package:"  # a base's prefix for GGUF weights that are installed as a package
 MADE = ("families", "families-even")  # problem sets that are made, not read
 SAME, ORACLE = "same", "oracle"  # what may stand for a credit lexicon
+
+
+def cache_root() -> Path:
+    """HICRA_CACHE, else `hicra` in the user's cache folder. HicraError where it is not an absolute path."""
+    given = os.environ.get("HICRA_CACHE")
+    root = Path(given) if given else platformdirs.user_cache_path("hicra")
+    if not root.is_absolute():
+        raise HicraError(f"HICRA_CACHE={given!r} is another folder for every process; give an absolute path")
+    return root
 
 
 @cache

@@ -12,11 +12,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
+from joblib import Memory
 from matplotlib.figure import Figure
 
-from hicra.files import study_data
+from hicra.files import PACKAGE, canonical, folder_sha256, sha256, study_data
 from hicra.lexicon.lexicon import Lexicon
+from hicra.study import sources
 from hicra.study.figures import arm_comparisons, training_curves
 from hicra.study.figures.style import ARMS, ELSEWHERE, arm_name
 from hicra.study.figures.tables import final_accuracy, spoken
@@ -27,6 +30,8 @@ from hicra.study.verdicts.claims import contrast
 from hicra.study.verdicts.compass import compass_table
 from hicra.study.verdicts.families_quantities import families_quantities
 from hicra.study.verdicts.run_quantities import quantities
+
+KEPT = 8  # reductions in the cache
 
 
 class Experiments(NamedTuple):
@@ -73,7 +78,8 @@ def load_experiments(records: Path | str = "", order: Sequence[str] = tuple(ARMS
     """All finished runs in `records`, or the committed ones, arms in the given order.
 
     Runs of different worlds, such as problems of equal difficulty, share no figure, and no entropy is matched
-    across them. Raises RunError where there is no run.
+    across them. What the records come to is kept in the user's cache, for the next notebook. Raises RunError
+    where there is no run.
     """
     records = Path(records) if records else study_data("families/records")
     runs = [run for run in run_folders(records) if run.finished]
@@ -85,9 +91,22 @@ def load_experiments(records: Path | str = "", order: Sequence[str] = tuple(ARMS
     for run in runs:
         worlds.setdefault(run.manifest()["world"], []).append(run)
     ordered = sorted(worlds.values(), key=len, reverse=True)
-    studies = [load_study(of_world) for of_world in ordered]
-    values = pd.concat(map(_values, studies, ordered))
-    return Experiments(studies[0], values, tuple(ordered[0]))
+    kept = Memory(sources.cache_root() / "records", verbose=0)
+    study, values = kept.cache(_reduced, ignore=["worlds"])(_fingerprint(runs), ordered)
+    kept.reduce_size(items_limit=KEPT)
+    return Experiments(study, values, tuple(ordered[0]))
+
+
+def _fingerprint(runs: Sequence[RunFolder]) -> str:
+    """A hash of the records, in their order, and of all code that reads them."""
+    files = [[run.path.name, folder_sha256(run.path, "*.json*")] for run in runs]
+    return sha256(canonical([files, folder_sha256(PACKAGE, "*.py"), np.__version__, pd.__version__]))
+
+
+def _reduced(fingerprint: str, worlds: Sequence[Sequence[RunFolder]]) -> tuple[Study, pd.DataFrame]:
+    """The first world's tables, and the quantities of all runs."""
+    studies = [load_study(runs) for runs in worlds]
+    return studies[0], pd.concat(map(_values, studies, worlds))
 
 
 def _values(study: Study, runs: Sequence[RunFolder]) -> pd.DataFrame:

@@ -7,7 +7,6 @@ cache of the user's, under a name that holds a hash of its recipe.
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import tempfile
 from collections.abc import Iterator
@@ -15,28 +14,17 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import platformdirs
-
 from hicra.errors import HicraError, MissingError
 from hicra.files import canonical, data_root, sha256
 from hicra.lexicon.corpus import HUB
 from hicra.study.problems.prompts import worked_rows
 from hicra.study.profiles import Profile
-from hicra.study.sources import PACKAGE
+from hicra.study.sources import PACKAGE, cache_root
 
 WARM_START = ("base", "prompt_template", "warm_start_steps", "warm_start_learning_rate", "warm_start_batch")
 WARM_START += ("max_length", "problem_set")  # longer solutions are cut
 MODEL_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 RANK = 16  # of the warm start's adapter, which is merged into the weights
-
-
-def cache_root() -> Path:
-    """HICRA_CACHE, else `hicra` in the user's cache folder. HicraError where it is not an absolute path."""
-    given = os.environ.get("HICRA_CACHE")
-    root = Path(given) if given else platformdirs.user_cache_path("hicra")
-    if not root.is_absolute():
-        raise HicraError(f"HICRA_CACHE={given!r} is another folder for every process; give an absolute path")
-    return root
 
 
 def base_folder(profile: Profile) -> Path:
