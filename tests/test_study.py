@@ -7,6 +7,8 @@ import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
 from hicra.cli import main
+from hicra.files import write_atomic
+from hicra.study import notebooks
 from hicra.study.notebooks import (
     NOTEBOOKS,
     PLACES,
@@ -14,6 +16,7 @@ from hicra.study.notebooks import (
     StudyError,
     check_parameters,
     published,
+    run_notebook,
     run_study,
     stamp,
     stamped,
@@ -79,9 +82,10 @@ def test_a_published_notebook_holds_no_trace_of_the_machine(tmp_path):
     notebook.metadata = {
         "papermill": {"duration": 1.0},
         "kernelspec": {"name": "python3"},
-        "hicra": {"stamp": "s"},
+        "hicra": {"stamp": "s", "code": "c"},
     }
     nbformat.write(notebook, path)
+    assert published(path).metadata["hicra"] == {"stamp": "s"}
     [cell] = published(path).cells
     assert (cell.metadata, cell.execution_count, len(cell.outputs)) == ({}, None, 1)
     assert cell.outputs[0].execution_count is None
@@ -89,6 +93,23 @@ def test_a_published_notebook_holds_no_trace_of_the_machine(tmp_path):
     nbformat.write(notebook, path)
     with pytest.raises(StudyError, match="/home/somebody/hicra/runs.*do not print paths"):
         published(path)
+
+
+def test_a_copy_is_reused_until_its_source_or_the_code_changes(tmp_path, capsys, monkeypatch):
+    code = tmp_path / "code"
+    write_atomic(code / "a.py", "1")
+    monkeypatch.setattr(notebooks, "PACKAGE", code)
+    cell = nbformat.v4.new_code_cell("x = 1", metadata={"tags": ["parameters"]})
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata=kernel), tmp_path / "a.ipynb")
+    given = (tmp_path / "a.ipynb", tmp_path / "out/a.ipynb", {"x": 2}, tmp_path)
+    run_notebook(*given)
+    assert "done in" in capsys.readouterr().out
+    run_notebook(*given)
+    assert "done before, kept" in capsys.readouterr().out
+    write_atomic(code / "a.py", "2")
+    run_notebook(*given)
+    assert "done in" in capsys.readouterr().out
 
 
 def test_hicra_differs_from_grpo_in_its_arm_and_in_what_it_compares():

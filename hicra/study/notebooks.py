@@ -18,7 +18,7 @@ import nbformat
 import papermill
 
 from hicra.errors import HicraError
-from hicra.files import data_root, folder_sha256, sha256, write_atomic
+from hicra.files import PACKAGE, data_root, folder_sha256, sha256, write_atomic
 from hicra.study.launch import status
 from hicra.study.profiles import get_profile
 from hicra.study.record.background import in_background
@@ -84,11 +84,11 @@ def stamped(path: Path) -> str | None:
 def run_notebook(path: Path, out: Path, parameters: dict, runs: Path) -> Path:
     """Execute one notebook into `out`.
 
-    A copy made from the same source, parameters and committed run records is reused.
+    A copy made from the same source, parameters and committed run records by the same code is reused.
     """
     check_parameters(path, parameters)
-    wanted = stamp(path, parameters)
-    if out.exists() and stamped(out) == wanted:
+    wanted = {"stamp": stamp(path, parameters), "code": folder_sha256(PACKAGE, "*.py")}
+    if out.exists() and nbformat.read(out, as_version=4).metadata.get("hicra") == wanted:
         print(f"{path.stem}: done before, kept", flush=True)
         return out
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +102,7 @@ def run_notebook(path: Path, out: Path, parameters: dict, runs: Path) -> Path:
             cwd=str(path.parent),
         )
     done = nbformat.read(out, as_version=4)
-    done.metadata["hicra"] = {"stamp": wanted}
+    done.metadata["hicra"] = wanted
     write_atomic(out, nbformat.writes(done) + "\n")
     return out
 
@@ -120,7 +120,10 @@ def publish_notebooks() -> None:
 
 
 def published(executed: Path):
-    """An executed notebook as it is committed: outputs, but no times, parameters, paths or progress."""
+    """An executed notebook as it is committed: outputs, but no times, parameters, paths or progress.
+
+    Of its stamp the code is left out: not every change of it changes a notebook.
+    """
     notebook = nbformat.read(executed, as_version=4)
     notebook.cells = [c for c in notebook.cells if INJECTED not in c.metadata.get("tags", [])]
     for cell in notebook.cells:
@@ -137,7 +140,7 @@ def published(executed: Path):
                 output.pop("execution_count", None)
                 if output.output_type == "execute_result":
                     output["execution_count"] = None
-    kept = {name: notebook.metadata[name] for name in ("kernelspec", "hicra")}
+    kept = {"kernelspec": notebook.metadata["kernelspec"], "hicra": {"stamp": stamped(executed)}}
     notebook.metadata = {**kept, "language_info": {"name": "python"}}
     if found := PLACES.search(nbformat.writes(notebook)):
         raise StudyError(f"{executed.name} shows {found[0]!r}, a place on this machine; do not print paths")
