@@ -19,7 +19,7 @@ study: $(STAMP)
 # The whole suite, which CI runs, two files at a time.
 test: $(STAMP)
 	$(CHECKS)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # While working: no training, no notebooks, nothing slow.
 quick: $(STAMP)

@@ -12,32 +12,35 @@ import hicra.study.policy.unsloth_models  # noqa: E402, F401  (before transforme
 
 ROOT = Path(__file__).parent.parent
 # Test files that train, execute notebooks, build environments or fight hostile input: `make quick` leaves
-# them out, `make test` does not.
-SLOW = {
-    "test_colab",
-    "test_committed_gallery",
-    "test_cpu_step",
-    "test_distributed",
+# them out, `make test` does not and begins with them, the longest first, so that its two processes end together.
+SLOW = (
+    "test_study",
+    "test_smollm2",
+    "test_training",
     "test_endings",
+    "test_gallery",
+    "test_generated_trainer",
+    "test_committed_gallery",
+    "test_colab",
+    "test_preflight",
+    "test_parity",
+    "test_distributed",
     "test_engine",
     "test_evaluation",
-    "test_gallery",
-    "test_gpu",
-    "test_hostile",
     "test_install",
+    "test_hostile",
+    "test_cpu_step",
     "test_packing",
-    "test_parity",
-    "test_preflight",
-    "test_smollm2",
-    "test_study",
-    "test_training",
-}
+    "test_gpu",
+)
 
 
 def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.stem in SLOW:
             item.add_marker(pytest.mark.slow)
+    place = {name: i for i, name in enumerate(SLOW)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(SLOW)))
 
 
 # The smallest study that still does everything.
