@@ -115,7 +115,7 @@ notebooks: $(STAMP)
 
 # From the committed run records: no model, no network.
 figures: $(STAMP)
-	$(BIN)/python -m hicra figures --models data/smollm2
+	$(BIN)/python -m hicra figures
 
 # Twenty kills, 200 endings of two processes, 200,000 fuzz cases, hostile answers and two hours at constant memory, as one table.
 soak: $(STAMP)

@@ -258,7 +258,11 @@ def figures(
     ] = None,
     models: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FOLDER", help="Records of other models, each a section of its own."),
+        typer.Option(
+            metavar="FOLDER",
+            help="Records of other models, each a section of its own; the committed ones beside the "
+            "committed records.",
+        ),
     ] = None,
     claims: Annotated[
         Path | None, typer.Option(help="Claims with their rules; the study's own if not given.")
@@ -281,7 +285,7 @@ def figures(
         out,
         pilots=study_data("families/pilots"),
         order=tuple(CONDITIONS),
-        models=models or (),
+        models=[study_data("smollm2")] if models is None and records is None else models or (),
     )
     print(f"{len(written)} files in {out}")
 

@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import IO, NoReturn, cast
 from hicra.errors import HicraError, MissingError, MissingExtraError
 
 PACKAGE = Path(__file__).parent
-GZIP, BZIP2, ZSTD = b"\x1f\x8b", b"BZh", b"\x28\xb5\x2f\xfd"
+GZIP, BZIP2, ZSTD = rb"\x1f\x8b", rb"BZh[1-9](1AY&SY|\x17rE8P\x90)", rb"\x28\xb5\x2f\xfd"  # how they start
 AS_JSONL = "write it as JSON Lines, for example by pandas: frame.to_json(path, orient='records', lines=True)"
 # How files of other kinds start, what they are, and what would be right.
 OTHER_FORMATS = (
@@ -123,8 +124,7 @@ def iter_jsonl(path: Path | str) -> Iterator[tuple[int, dict]]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    head = _head(path)
-    kind = "zstd" if head.startswith(ZSTD) else "bzip2" if head.startswith(BZIP2) else "gzip"
+    _refuse_others(path)
     number = 0
     try:
         with unpacked(path) as stream:
@@ -132,19 +132,33 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 number += 1
                 yield number, line
     except (EOFError, OSError, zlib.error) as error:
-        why = f"the {kind} data are truncated or damaged ({error}); fetch or write the file again"
-        raise JsonlError(f"{path}, after line {number}: {why}") from error
+        raise JsonlError(f"{path}, after line {number}: {damage(path, error)}") from error
+
+
+def compression(path: Path | str) -> str:
+    """ "gzip", "bzip2" or "zstd", by how the file starts, else by a name that ends in .gz; "" for none."""
+    with open(path, "rb") as stream:
+        head = stream.read(10)
+    starts = {"gzip": GZIP, "bzip2": BZIP2, "zstd": ZSTD}
+    found = (kind for kind, start in starts.items() if re.match(start, head))
+    return next(found, "gzip" if str(path).endswith(".gz") else "")
+
+
+def damage(path: Path | str, error: Exception) -> str:
+    """What to say where reading a file broke off."""
+    kind = compression(path)
+    told = f"the {kind} data are truncated or damaged" if kind else "it could not be read"
+    return f"{told} ({error}); fetch or write the file again"
 
 
 def unpacked(path: Path | str) -> IO[bytes]:
     """A file's content as a binary stream; gzip, bzip2 and zstd are unpacked, whatever its name."""
-    with open(path, "rb") as stream:
-        head = stream.read(4)
-    if head[:2] == GZIP or str(path).endswith(".gz"):
+    kind = compression(path)
+    if kind == "gzip":
         return cast(IO[bytes], gzip.open(path))
-    if head.startswith(BZIP2):
+    if kind == "bzip2":
         return cast(IO[bytes], bz2.open(path))
-    if head != ZSTD:
+    if not kind:
         return open(path, "rb")
     try:
         import pyarrow
@@ -153,21 +167,20 @@ def unpacked(path: Path | str) -> IO[bytes]:
     return io.BufferedReader(pyarrow.CompressedInputStream(open(path, "rb"), "zstd"))  # noqa: SIM115
 
 
-def _head(path: Path) -> bytes:
-    """The first bytes of a file that may be JSON Lines; what is known to be another kind is refused by it."""
+def _refuse_others(path: Path) -> None:
+    """JsonlError for what is no file, or of a kind that is known by its first bytes."""
     if path.is_dir():
         held = sorted(p.name for p in path.iterdir())
         raise JsonlError(
             f"{path} is a folder ({', '.join(held[:3]) or 'empty'}); give one .jsonl file, or several"
         )
     if not path.is_file():
-        raise MissingError(f"{path} is not a file; give the path of a .jsonl or .jsonl.gz file")
+        raise MissingError(f"{path} is not a file; give the path of a JSON Lines file, compressed or not")
     with open(path, "rb") as stream:
         head = stream.read(8)
     for start, kind, remedy in OTHER_FORMATS:
         if head.startswith(start):
             raise JsonlError(f"{path} is {kind}, not JSON Lines; {remedy}")
-    return head
 
 
 def _object(path: Path, number: int, line: bytes) -> dict:

@@ -7,6 +7,7 @@ import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HICRA_CACHE", str(Path(__file__).parent.parent / ".pytest_cache" / "hicra"))
 
 import hicra.study.policy.unsloth_models  # noqa: E402, F401  (before transformers, whichever file is first)
 

@@ -58,6 +58,7 @@ def write_record(root, arm, seed, *, accuracy=0.5, settings=None, completion="ab
     own = {"arm": arm, "seed": seed, "steps": STEPS, "lexicon": "families", "lexicon_sha256": "x"}
     own |= {"problem_set": "families", "alpha": 0.2}
     run.open(settings or own, condition=arm, world="families: a test, not a language model")
+    run.begin("transformers", resumed=False)
     for step in range(STEPS):
         run.append("steps.jsonl", step_row(step, up=accuracy - 0.5))
         run.append("rollouts.jsonl", rollout_row(step, completion))

@@ -85,7 +85,6 @@ def test_quantities_are_what_the_table_says(values):
 
     assert run["base_accuracy"] == 0.4
     assert run["final_entropy_planning"] == 1.2
-    assert run["cluster_entropy_change"] == run["semantic_entropy_change"] != 0  # a cluster a gram
 
 
 def test_the_compass_ranks_within_and_across_runs(tmp_path):
@@ -115,10 +114,7 @@ def test_the_compass_ranks_within_and_across_runs(tmp_path):
 def test_questions_asked_afterwards_have_an_interval_and_no_verdict(root, values):
     claims = load_claims(root / "data/families/claims.yaml")
     table = afterwards_table(claims, values)
-    asked = [
-        a["question"] for a in claims.afterwards if a["quantity"] in ("cluster_entropy_change", "weight")
-    ]
-    assert len(claims.afterwards) >= 10
+    asked = [a["question"] for a in claims.afterwards if a["quantity"] in ("planning_high_entropy", "weight")]
     assert asked[0] in set(table["question"]) < {a["question"] for a in claims.afterwards}  # no run, no row
     assert "verdict" not in table
     assert set(table["seeds"]) == {5}

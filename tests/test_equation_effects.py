@@ -63,6 +63,8 @@ def test_arms_keep_the_order_of_the_conditions_and_their_seeds():
 def test_without_a_baseline_it_says_so():
     with pytest.raises(HicraError, match="no run of arm 'grpo'"):
         equation_effects(_values({"hicra": 1.0}), WORLD, ["hicra"])
+    with pytest.raises(HicraError, match="no run of an arm beside 'grpo'"):
+        equation_effects(_values({"grpo": 1.0}), WORLD, list(CONDITIONS))
 
 
 def test_a_panel_without_a_value_is_left_out_and_named():

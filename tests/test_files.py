@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from hicra.errors import HicraError, MissingError
-from hicra.files import JsonlError, check_file, check_folder, iter_jsonl
+from hicra.files import JsonlError, check_file, check_folder, iter_jsonl, unpacked
 
 ROWS = [{"problem": "caf\u00e9"}, {"problem": "b"}]
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
@@ -27,6 +27,16 @@ def test_what_bzip2_wrote_is_read_and_named_where_it_is_cut(tmp_path):
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(JsonlError, match="the bzip2 data are truncated or damaged"):
         list(iter_jsonl(path))
+
+
+def test_how_a_file_starts_tells_its_compression_before_its_name(tmp_path):
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(bz2.compress(LINES.encode()))
+    assert [row for _, row in iter_jsonl(path)] == ROWS
+    table = tmp_path / "a.csv"
+    table.write_text("BZhour,step\n1,2\n")  # no bzip2
+    with unpacked(table) as stream:
+        assert stream.read() == table.read_bytes()
 
 
 def test_other_formats_are_refused_by_what_they_are(tmp_path):

@@ -157,20 +157,34 @@ def test_occurrences_are_summed_over_runs(records):
 
 def test_what_records_come_to_is_kept_until_one_of_them_changes(tmp_path, monkeypatch):
     monkeypatch.setenv("HICRA_CACHE", str(tmp_path / "cache"))
-    folder = tmp_path / "records"
-    for arm in ("grpo", "hicra"):
-        write_record(folder, arm, 10)
+    folder, lexicon = tmp_path / "records", tmp_path / "own.json"
+    Lexicon.from_grams(GRAMS).save(lexicon)
+    settings = {"steps": STEPS, "lexicon": str(lexicon), "lexicon_sha256": "x", "alpha": 0.2}
+    settings |= {"problem_set": "families"}
+    for arm, seed in (("grpo", 10), ("hicra", 10)):
+        write_record(folder, arm, seed, settings={"arm": arm, "seed": seed, **settings})
     first = catalogue.load_experiments(folder)
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "read", None)
         again = catalogue.load_experiments(folder)
     pd.testing.assert_frame_equal(first.values, again.values, check_exact=True)
     pd.testing.assert_frame_equal(first.study.steps, again.study.steps, check_exact=True)
-    write_record(folder, "hicra", 11)
+    write_record(folder, "hicra", 11, settings={"arm": "hicra", "seed": 11, **settings})
     assert len(catalogue.load_experiments(folder).values) == 3
+    assert (catalogue.load_experiments(folder).study.steps["cluster_entropy"] > 0).all()
+    Lexicon.from_grams(GRAMS, clusters=dict.fromkeys(GRAMS, 0)).save(lexicon)
+    assert (catalogue.load_experiments(folder).study.steps["cluster_entropy"] == 0).all()
     (folder / "hicra-seed11/steps.jsonl.bz2").write_bytes(b"edited")
     with pytest.raises(RunError, match="steps.jsonl.bz2 was changed after the run"):
         catalogue.load_experiments(folder)
+
+
+def test_where_nothing_can_be_kept_records_are_read_with_a_warning(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HICRA_CACHE", str(tmp_path / "file"))
+    write_record(tmp_path / "records", "grpo", 10)
+    with pytest.warns(UserWarning, match="file/records cannot be written, so records are read anew"):
+        assert catalogue.load_experiments(tmp_path / "records").arms == ("grpo",)
 
 
 def test_table_2_judges_by_the_worlds_truth(tmp_path):
@@ -285,7 +299,10 @@ def test_runs_on_problems_that_are_read_answer_no_claim(root, tmp_path):
     with pytest.raises(HicraError, match="are not made.*give the folder by --models"):
         _build(tmp_path / "own", root, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    _build(root / "data/families/pilots", root, tmp_path / "out", models=[tmp_path / "own"])
+    write_record(tmp_path / "alone", "hicra", 0)  # made problems, but nothing to compare with
+    models = [tmp_path / "own", tmp_path / "alone"]
+    _build(root / "data/families/pilots", root, tmp_path / "out", models=models)
+    assert not (tmp_path / "out/alone_effects.svg").exists()
     page = (tmp_path / "out/README.md").read_text()
     assert "run records in `data/own`. No verdict rests on them." in page
     assert not (tmp_path / "out/own_verdicts.csv").exists()

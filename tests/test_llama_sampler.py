@@ -10,6 +10,7 @@ from scipy.stats import chisquare
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from hicra.dynamics.token_statistics import token_statistics
+from hicra.errors import HicraError
 from hicra.files import data_root
 from hicra.study.problems.prompts import held_out_tasks
 from hicra.study.profiles import get_profile
@@ -95,14 +96,15 @@ def test_what_a_gpu_replays_gives_the_same(prompts, monkeypatch):
     model, acts = _adapted(), []
     wanted = _sample(model, prompts, n=40, temperature=0)
 
-    def recorded(act):
-        acts.append(act())
-        return act
+    def recorded(act, device):
+        result = act().clone()
+        acts.append(device)
+        return lambda: result.copy_(act())  # one tensor, filled anew
 
     monkeypatch.setattr(llama_sampler, "recorded", recorded)
     monkeypatch.setattr(llama_sampler, "_Network", llama_sampler._GraphNetwork)
     found = _sample(model, prompts, n=40, temperature=0)
-    assert len(acts) == 1
+    assert acts == [torch.device("cpu")]
     assert found.token_ids() == wanted.token_ids()
     for values, expected in zip(found[2:], wanted[2:], strict=True):
         torch.testing.assert_close(values, expected, rtol=0, atol=5e-5)
@@ -270,3 +272,9 @@ def test_the_sampler_is_named_by_its_device(monkeypatch):
     assert sampled_by(_tiny().bfloat16()) == "transformers"
     monkeypatch.setattr(llama_sampler, "refusal", lambda *given: "")
     assert sampled_by(_tiny().to("meta")) == "own on meta"
+
+
+def test_nothing_to_sample_is_named():
+    for prompts, n in (([], 5), ([[5]], 0)):
+        with pytest.raises(HicraError, match=f"{len(prompts)} prompts, {n} new tokens: give at least one"):
+            _sample(_tiny(), prompts, n=n)

@@ -213,7 +213,7 @@ def test_the_order_of_files_and_rows_plays_no_part(tmp_path):
         (b"[1, 2]", "a.json", "one JSON array; write one object a line"),
         (b"SQLite format 3\0", "a.db", "an SQLite database, not JSON Lines; export"),
         (b"PAR1broken", "a.parquet", "a damaged parquet file"),
-        (b"\x1f\x8bxx", "a.jsonl.gz", "the compressed data are damaged"),
+        (b"\x1f\x8bxx", "a.jsonl.gz", "the gzip data are truncated or damaged"),
         (b'{"step": 1}\n', "a.jsonl", "has no text; name its field .* it has: step"),
         (b'{"response": "x", "step": null}\n', "a.jsonl", "step is empty"),
         (b'{"response": "x", "step": 1.5}\n', "a.jsonl", "1.5; a step is a whole number"),

@@ -13,7 +13,7 @@ from hicra.study.training.gradient_norms import class_gradient_norms
 from hicra.study.training.guard import SKIPS_IN_A_ROW, UpdateGuard, unchanged
 from hicra.study.training.recorder import Recorder
 from hicra.study.training.reward import Graded, VerifiedAnswer
-from hicra.study.training.step_row import Tokens, add_rows, recorded, rollout_rows, step_row
+from hicra.study.training.step_row import Tokens, add_rows, rollout_rows, step_row, without_words
 
 GRADED = Graded(
     prompts=["p", "p", "q", "q"],
@@ -181,7 +181,7 @@ def test_the_shares_of_a_step_add_up():
 
 def test_a_record_counts_followers_without_their_words():
     row = {"step": 3, "followers": {"a": {"x": 1, "y": 2}, "b": {"x": 1}}}
-    assert recorded(row) == {"step": 3, "followers": {"a": [2, 1], "b": [1]}}
+    assert without_words(row) == {"step": 3, "followers": {"a": [2, 1], "b": [1]}}
 
 
 def test_gradient_norms_by_class():

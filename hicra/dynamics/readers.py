@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from hicra.errors import HicraError, MissingError, MissingExtraError
-from hicra.files import canonical, iter_jsonl, unpacked
+from hicra.files import canonical, damage, iter_jsonl, unpacked
 
 HUB = "hub:"
 BATCH = 1024  # rows of a table read at once
@@ -157,7 +157,7 @@ def _head(path: Path) -> bytes:
 
 
 def _damaged(path: Path | str, error: Exception) -> RolloutError:
-    return RolloutError(f"{path}: the compressed data are damaged ({error}); fetch it again")
+    return RolloutError(f"{path}: {damage(path, error)}")
 
 
 def _parquet(path: str) -> Iterator[tuple[str, Mapping]]:

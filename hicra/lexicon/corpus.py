@@ -154,7 +154,8 @@ def _hub(name: str) -> Iterator[tuple[str, dict]]:
 
 
 def _run(folder: Path, text: str, correct: str | None) -> Iterator[tuple[str, dict]]:
-    kept = next((p for p in (folder / "rollouts.jsonl.bz2", folder / "rollouts.jsonl") if p.exists()), None)
+    names = ("rollouts.jsonl.bz2", "rollouts.jsonl", "rollouts.jsonl.gz")  # the last of records of format 1
+    kept = next((folder / name for name in names if (folder / name).exists()), None)
     if kept is None:
         raise CorpusError(
             f"{folder} holds no run record: it has no rollouts.jsonl; give a run folder or a file"

@@ -81,13 +81,19 @@ def stamped(path: Path) -> str | None:
     return nbformat.read(path, as_version=4).metadata.get("hicra", {}).get("stamp")
 
 
+def _code() -> str:
+    """A hash of what a notebook's outputs hang on beside its stamp: code, claims and lexicons."""
+    data = [folder_sha256(data_root(), "*.yaml"), folder_sha256(data_root() / "lexicons")]
+    return sha256("\n".join([folder_sha256(PACKAGE, "*.py"), *data]))
+
+
 def run_notebook(path: Path, out: Path, parameters: dict, runs: Path) -> Path:
     """Execute one notebook into `out`.
 
     A copy made from the same source, parameters and committed run records by the same code is reused.
     """
     check_parameters(path, parameters)
-    wanted = {"stamp": stamp(path, parameters), "code": folder_sha256(PACKAGE, "*.py")}
+    wanted = {"stamp": stamp(path, parameters), "code": _code()}
     if out.exists() and nbformat.read(out, as_version=4).metadata.get("hicra") == wanted:
         print(f"{path.stem}: done before, kept", flush=True)
         return out

@@ -1,6 +1,6 @@
 """Every gold answer against itself, and different ones against each other: none is right by accident.
 
-python -m tests.benchmarks.gold_pairs --data ../shared/data --out pairs.json
+python -m tests.benchmarks.gold_pairs --data DATA --out pairs.json
 
 Different golds of one file are compared in both directions: all of them, or where a file has more than
 `--most`, all of equal length. What is found right is listed, to be judged by eye: 1/2 and 0.5 are equal.

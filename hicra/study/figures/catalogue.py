@@ -5,6 +5,8 @@ Everything here reads run records only: no model, no network.
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -14,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import scipy
 from joblib import Memory
 from matplotlib.figure import Figure
 
@@ -91,16 +94,32 @@ def load_experiments(records: Path | str = "", order: Sequence[str] = tuple(ARMS
     for run in runs:
         worlds.setdefault(run.manifest()["world"], []).append(run)
     ordered = sorted(worlds.values(), key=len, reverse=True)
-    kept = Memory(sources.cache_root() / "records", verbose=0)
+    kept = _memory(sources.cache_root() / "records")
     study, values = kept.cache(_reduced, ignore=["worlds"])(_fingerprint(runs), ordered)
     kept.reduce_size(items_limit=KEPT)
     return Experiments(study, values, tuple(ordered[0]))
 
 
+def _memory(folder: Path) -> Memory:
+    """What was reduced before; where it cannot be kept there is a warning, and nothing of before."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK | os.X_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        told = f"{folder} cannot be written, so records are read anew each time; set HICRA_CACHE to a folder"
+        warnings.warn(told, stacklevel=3)
+    return Memory(folder if writable else None, verbose=0)
+
+
 def _fingerprint(runs: Sequence[RunFolder]) -> str:
-    """A hash of the records, in their order, and of all code that reads them."""
+    """A hash of the records, in their order, of their lexicons, and of all code that reads them."""
     files = [[run.path.name, folder_sha256(run.path, "*.json*")] for run in runs]
-    return sha256(canonical([files, folder_sha256(PACKAGE, "*.py"), np.__version__, pd.__version__]))
+    names = sorted({run.manifest()["settings"]["lexicon"] for run in runs})
+    lexicons = [Lexicon.load(name).sha256 for name in names]
+    code = [folder_sha256(PACKAGE, "*.py"), np.__version__, pd.__version__, scipy.__version__]
+    return sha256(canonical([files, lexicons, code]))
 
 
 def _reduced(fingerprint: str, worlds: Sequence[Sequence[RunFolder]]) -> tuple[Study, pd.DataFrame]:

@@ -40,7 +40,7 @@ def arm_table(values: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
         "marked_connectives": "marked connectives, log odds",
         "planning": "planning tokens, share",
         "tokens": "tokens",
-        "weight": "effective weight",
+        "weight": "HICRA's factor",
     }
     found = [name for name in order if name in values.index.get_level_values("arm")]
     means = values.groupby("arm")[list(columns)].mean().loc[found].rename(columns=columns).round(3)
@@ -53,12 +53,14 @@ def equation_effects(values: pd.DataFrame, world: str, order: Sequence[str]) -> 
     """What each arm does to words, planning and speed, and HICRA's gain taken into parts.
 
     `values` is that of `catalogue.load_experiments`. A panel that no arm has a value for is left out and
-    named below. Raises HicraError without runs of GRPO.
+    named below. Raises HicraError without runs of GRPO and of another arm.
     """
     there = set(values.index.get_level_values("arm"))
     if "grpo" not in there:
         raise HicraError("no run of arm 'grpo', with which the others are compared")
     arms = [a for a in order if a in there and a != "grpo" and not a.startswith(ELSEWHERE)]
+    if not arms:
+        raise HicraError("no run of an arm beside 'grpo', to be compared with it")
     against = {arm: {arm: 1, "grpo": -1} for arm in arms}
     note = (
         "Points are means over seeds of differences paired by seed, whiskers their 95 % t-intervals; "

@@ -29,6 +29,7 @@ from hicra.study.figures.tables import (
 )
 from hicra.study.verdicts.claims import (
     NOT_TESTED,
+    Claims,
     afterwards_table,
     load_claims,
     power_table,
@@ -70,8 +71,8 @@ def build_gallery(
     others = {Path(folder).name: load_experiments(folder, order) for folder in models}
     with_claims = [path for path in map(Path, models) if (path / "claims.yaml").is_file()]
     own_rules = {path.name: load_claims(path / "claims.yaml") for path in with_claims}
-    judged = {name: verdict_table(own, others[name].values) for name, own in own_rules.items()}
-    verdicts = verdict_table(rules, data.values)
+    judged = {name: _verdicts(own, others[name].values) for name, own in own_rules.items()}
+    verdicts = _verdicts(rules, data.values)
     tables = {
         "arms": arm_table(data.values, order),
         "table1_accuracy": accuracy_table(data.values),
@@ -83,7 +84,7 @@ def build_gallery(
     }
     tables |= {f"{name}_accuracy": learning_table(other.answers()) for name, other in others.items()}
     tables |= {f"{name}_verdicts": _flat(table) for name, table in judged.items()}
-    made = {name: other.values for name, other in others.items() if "marked_connectives" in other.values}
+    made = {name: other.values for name, other in others.items() if _has_effects(other)}
     tables |= {f"{name}_arms": arm_table(own, order).dropna(axis=1, how="all") for name, own in made.items()}
     written, pages = save(equation_effects(data.values, data.study.world, order), out, "equation_effects"), []
     for name, drawing in drawings(data).items():
@@ -114,6 +115,16 @@ def build_gallery(
     told |= {"figures": "\n".join(pages), "models": "\n".join(sections)}
     write_atomic(out / "README.md", GALLERY.format(**told, **shown))
     return [*written, out / "README.md"]
+
+
+def _has_effects(data: Experiments) -> bool:
+    """Whether arms can be compared with GRPO by their words, which are known where problems are made."""
+    return "marked_connectives" in data.values and "grpo" in data.arms and len(data.one_start) > 1
+
+
+def _verdicts(rules: Claims, values: pd.DataFrame) -> pd.DataFrame:
+    """The table of verdicts, rounded, so that page and CSV file round the same numbers."""
+    return verdict_table(rules, values).round(DIGITS)
 
 
 def counts_markdown(verdicts: pd.DataFrame) -> str:
@@ -206,7 +217,8 @@ in parts:
 [SVG](equation_effects.svg), [PDF](equation_effects.pdf).
 
 Means over seeds, late in the run unless named otherwise; arms with fewer seeds are not comparable by these
-alone. [arms.csv](arms.csv)
+alone. HICRA's factor is the mean one that its equation puts on planning credit; for other arms, the one that
+it would have put on theirs. [arms.csv](arms.csv)
 
 {arms}
 
@@ -235,7 +247,8 @@ marked too, are a page: [fig13_traces.html](fig13_traces.html).
 Accuracy on held-out problems at the end of training and at temperature 1, the mean over seeds with its 95 %
 interval, and the difference to GRPO from the same base and problems, paired by seed. The paper's columns are
 means over its six benchmarks, for Qwen2.5-7B-Base. That is a different setting: compare only the ranking of
-the arms. [table1_accuracy.csv](table1_accuracy.csv)
+the arms. [table1_accuracy.csv](table1_accuracy.csv); `results_families.csv` is of notebook 04, by the last
+evaluation in training.
 
 {table1_accuracy}
 
@@ -274,12 +287,13 @@ which decide nothing (`data/families/pilots`). [power.csv](power.csv)
 ## Verdicts
 
 By the rules of [data/families/claims.yaml](../data/families/claims.yaml), written before the runs. A claim is
-replicated if its rule holds for the whole interval, contradicted if the opposite does, and undecided if the
-interval is compatible with both. "Ours" is the mean over seeds with, in brackets, the 95 % interval that the
-verdict is based on: it reaches from the lower to the higher end of a paired bootstrap and Student's t
-([verdicts.csv](verdicts.csv) has both). A statistic is a quantity of
-`hicra/study/verdicts/families_quantities.py` or `run_quantities.py`, added and subtracted over arms. Power is
-the chance that a true effect of that size would have been found with as many seeds, spread as these are.
+replicated if its rule holds for the whole interval, contradicted if the opposite does or if the interval lies
+within the margin that the claim names, and undecided if the interval is compatible with both. "Ours" is the
+mean over seeds and, in brackets, the 95 % interval that the verdict is based on: it reaches from the lower to
+the higher end of a paired bootstrap and Student's t ([verdicts.csv](verdicts.csv) has both). A statistic is a
+quantity of `hicra/study/verdicts/families_quantities.py` or `run_quantities.py`, added and subtracted over
+arms. Power is the chance that a true effect of that size would have been found with as many seeds, spread as
+these are.
 
 {verdicts}
 """
@@ -305,7 +319,7 @@ EFFECTS = """
 
 ### What each arm does, {name}
 
-Where a claim above lacks seeds, what is drawn here was looked at and decides nothing.
+What no claim names, or lacks seeds for one, was looked at and decides nothing.
 
 ![What each arm does to words, planning and length]({name}_effects.png)
 

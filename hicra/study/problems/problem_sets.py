@@ -56,7 +56,7 @@ def read_jsonl(
     *,
     answer_mark: str | None = None,
 ) -> Iterator[Problem]:
-    """The problems of a plain or gzip JSON Lines file, one at a time.
+    """The problems of a JSON Lines file, one at a time.
 
     `answer_mark` is for files whose answer field holds a solution: the answer is what follows its
     last occurrence ("####" in GSM8K), or the last box for the mark "boxed". Raises what

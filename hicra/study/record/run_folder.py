@@ -62,13 +62,15 @@ class RunFolder:
         """The manifest; RunError where there is none."""
         if not self.manifest_path.exists():
             raise RunError(f"{self.path} holds no run record; train the run first (make study)")
-        manifest = read_json(self.manifest_path)
-        if (there := manifest.get("format")) != FORMAT:
+        return read_json(self.manifest_path)
+
+    def check_format(self) -> None:
+        """RunError for a record that another version made; its policy is as good as ever."""
+        if (there := self.manifest().get("format")) != FORMAT:
             raise RunError(
                 f"{self.path} is a record of format {there}, this version reads format {FORMAT}; "
                 "read it with the version that made it, or delete the folder to run anew"
             )
-        return manifest
 
     @property
     def condition(self) -> str:
@@ -84,9 +86,7 @@ class RunFolder:
         """What drew the run's completions: the study's sampler ("own", on a GPU "own on cuda"),
         "transformers" or "vllm".
         """
-        manifest = self.manifest()
-        before = "vllm" if manifest["settings"].get("vllm") else "transformers"  # there was no other one
-        return manifest.get("sampler", before)
+        return self.manifest()["sampler"]
 
     def check(self, settings: dict, defaults: Mapping = MappingProxyType({})) -> None:
         """RunError for a folder made with other settings; writes nothing.
@@ -95,6 +95,7 @@ class RunFolder:
         """
         if not self.manifest_path.exists():
             return
+        self.check_format()
         different = _differences(self.manifest()["settings"], json.loads(canonical(settings)), defaults)
         if different:
             raise RunError(
@@ -112,8 +113,8 @@ class RunFolder:
             self._write_manifest({"condition": condition, **begun})
 
     def same(self, name: str, value: str) -> None:
-        """RunError where the manifest holds another `name`; one from before it was kept may go on."""
-        there = self.manifest().get(name, value)
+        """RunError where the manifest holds another `name`."""
+        there = self.manifest()[name]
         if there != value:
             raise RunError(
                 f"{self.path} was begun with another {name} ({there[:12]}, now {value[:12]}); "
@@ -235,7 +236,8 @@ class RunFolder:
         return folder
 
     def read(self, name: str) -> list[dict]:
-        """Rows of a record file; RunError names a file that is missing, torn or tampered with."""
+        """Rows of a record file; RunError names a file that is missing, torn, tampered with or too old."""
+        self.check_format()
         wanted = self.manifest().get("sha256")
         if wanted is None:
             return self._whole_lines(name)

@@ -1,4 +1,4 @@
-"""A step's rollouts -> its row of steps.jsonl: the sufficient statistics that dynamics/step_table.py reads.
+"""A step's rollouts -> its row of steps.jsonl, by `without_words`: what dynamics/step_table.py reads.
 
 Sums and counts are kept, not means, so that any later definition can be computed from them. What HICRA makes
 of a step depends on each group's successes and planning tokens (docs/equation.md): these are kept by group.
@@ -93,7 +93,7 @@ def class_sums(values: Tensor, planning: Tensor, completion: Tensor) -> dict[str
     }
 
 
-def recorded(row: dict) -> dict:
+def without_words(row: dict) -> dict:
     """A step's row as it is written: how often each follower of a gram occurred, without its words.
 
     They are half of a record's bytes, and no statistic reads them.

@@ -22,7 +22,7 @@ from hicra.study.training.guard import unchanged
 from hicra.study.training.plan import RunPlan
 from hicra.study.training.recorder import Recorder
 from hicra.study.training.reward import VerifiedAnswer
-from hicra.study.training.step_row import Tokens, add_rows, recorded, rollout_rows, step_row
+from hicra.study.training.step_row import Tokens, add_rows, rollout_rows, step_row, without_words
 from hicra.trainer import HicraMixin
 
 NORMS_EVERY = 10  # steps; two more backward passes
@@ -115,7 +115,7 @@ class StudyMixin(DynamicsMixin, HicraMixin):
         """The step's rollouts, of all processes in the row, of the first one in the sample that is kept."""
         step, graded, plan = self.state.global_step, self.reward.graded, self.plan
         own = step_row(step, graded, tokens, texts, finder=self.gram_finder, group_size=self.num_generations)
-        row = recorded(add_rows(gather_object([own])))
+        row = without_words(add_rows(gather_object([own])))
         kept = rollout_rows(step, graded, tokens, self.tokenizer, plan.profile.rollouts_kept)
         changes = step == 0 and ARMS[plan.arm] is not grpo and self.alpha > 0
         self.recorder.open_step(row, graded, kept, unchanged(row, plan.arm) if changes else "")

@@ -25,7 +25,7 @@ from hicra.errors import HicraError
 from hicra.study.verdicts.compass import PREDICTORS, prediction
 from hicra.study.verdicts.windows import EDGE
 
-CHANGED = ("length", *PREDICTORS, "cluster_entropy")
+CHANGED = ("length", *PREDICTORS)
 FINAL = ("semantic_entropy", "semantic_entropy_matched", "entropy_planning")
 
 
