@@ -24,7 +24,7 @@ test: $(STAMP)
 # While working: no training, no notebooks, nothing slow.
 quick: $(STAMP)
 	$(CHECKS)
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 lint: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -74,6 +74,20 @@ def _ended_by(sign, command, root, *, once=None):
 SIGNALS = [signal.SIGHUP, signal.SIGKILL, signal.SIGTERM, signal.SIGINT]
 
 
+@pytest.fixture(autouse=True)
+def _signals_are_heard():
+    """Under nohup, and in a shell's background, signals are ignored, and processes inherit that.
+
+    A handler they do not inherit: they begin with the default.
+    """
+    ignored = [s for s in SIGNALS if signal.getsignal(s) == signal.SIG_IGN]
+    for sign in ignored:
+        signal.signal(sign, lambda *_: None)
+    yield
+    for sign in ignored:
+        signal.signal(sign, signal.SIG_IGN)
+
+
 @pytest.mark.parametrize("sign", SIGNALS, ids=lambda s: s.name)
 def test_training_ends_with_whoever_started_it(root, tmp_path, sign):
     assert _ended_by(sign, _experiments(tmp_path), root)
