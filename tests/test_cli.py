@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -128,3 +129,15 @@ def test_overrides_reach_the_profile_as_text_or_object():
     for wrong in ("{steps: 7}", "[1]", "7"):
         with pytest.raises(HicraError, match="no JSON object"):
             get_profile("families", wrong)
+
+
+def test_figures_of_the_committed_records_have_the_committed_model_beside_them(root, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(
+        "hicra.study.figures.gallery.build_gallery", lambda *a, **k: told.append(k["models"]) or []
+    )
+    out = ["--out", str(tmp_path)]
+    pilots = ["--records", str(root / "data/families/pilots")]
+    for given in ([], pilots, [*pilots, "--models", "a", "--models", "b"]):
+        assert main(["figures", *out, *given]) == 0
+    assert told == [[root / "data/smollm2"], (), [Path("a"), Path("b")]]
