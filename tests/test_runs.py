@@ -251,8 +251,11 @@ def test_a_run_bears_its_condition_whatever_its_folder_is_called(tmp_path):
 
 def test_a_record_of_another_format_is_refused(run):
     run.manifest_path.write_text(run.manifest_path.read_text().replace('"format": 2', '"format": 1'))
-    with pytest.raises(RunError, match="run is a record of format 1, this version reads format 2"):
-        run.read("steps.jsonl")
+    told = "run is a record of format 1, this version reads format 2"
+    for use in (lambda: run.read("steps.jsonl"), lambda: run.check(SETTINGS), lambda: run.condition):
+        with pytest.raises(RunError, match=told):
+            use()
+    assert not run.finished  # what needs no record goes on
 
 
 def test_every_committed_record_bears_its_condition(root):

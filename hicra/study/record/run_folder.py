@@ -64,18 +64,20 @@ class RunFolder:
             raise RunError(f"{self.path} holds no run record; train the run first (make study)")
         return read_json(self.manifest_path)
 
-    def check_format(self) -> None:
-        """RunError for a record that another version made; its policy is as good as ever."""
-        if (there := self.manifest().get("format")) != FORMAT:
+    def check_format(self) -> dict:
+        """The manifest; RunError for a record that another version made, whose policy is as good as ever."""
+        manifest = self.manifest()
+        if (there := manifest.get("format")) != FORMAT:
             raise RunError(
                 f"{self.path} is a record of format {there}, this version reads format {FORMAT}; "
                 "read it with the version that made it, or delete the folder to run anew"
             )
+        return manifest
 
     @property
     def condition(self) -> str:
         """What tables and figures call the run's arm: an arm with settings of its own has its own name."""
-        return self.manifest()["condition"]
+        return self.check_format()["condition"]
 
     @property
     def seed(self) -> int:
@@ -86,7 +88,7 @@ class RunFolder:
         """What drew the run's completions: the study's sampler ("own", on a GPU "own on cuda"),
         "transformers" or "vllm".
         """
-        return self.manifest()["sampler"]
+        return self.check_format()["sampler"]
 
     def check(self, settings: dict, defaults: Mapping = MappingProxyType({})) -> None:
         """RunError for a folder made with other settings; writes nothing.
@@ -95,8 +97,7 @@ class RunFolder:
         """
         if not self.manifest_path.exists():
             return
-        self.check_format()
-        different = _differences(self.manifest()["settings"], json.loads(canonical(settings)), defaults)
+        different = _differences(self.check_format()["settings"], json.loads(canonical(settings)), defaults)
         if different:
             raise RunError(
                 f"{self.path} was made with other settings ({'; '.join(different)}); "
@@ -237,8 +238,7 @@ class RunFolder:
 
     def read(self, name: str) -> list[dict]:
         """Rows of a record file; RunError names a file that is missing, torn, tampered with or too old."""
-        self.check_format()
-        wanted = self.manifest().get("sha256")
+        wanted = self.check_format().get("sha256")
         if wanted is None:
             return self._whole_lines(name)
         path = self.path / f"{name}{PACKED}"
