@@ -71,8 +71,8 @@ def stamp(path: Path, parameters: dict) -> str:
     """A hash of what decides a notebook's outputs: its source, its parameters, the records it reads."""
     cells = nbformat.read(path, as_version=4).cells
     source = [[c.cell_type, c.source] for c in cells if INJECTED not in c.metadata.get("tags", [])]
-    reads = path.stem in READS_RECORDS
-    records = folder_sha256(data_root() / "families/records", "manifest.json") if reads else ""
+    reads = ("families/records", "smollm2") if path.stem in READS_RECORDS else ()
+    records = [folder_sha256(data_root() / name, "manifest.json") for name in reads]
     return sha256(json.dumps([source, parameters, records], sort_keys=True))
 
 
