@@ -12,6 +12,7 @@ import os
 import re
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, NoReturn, cast
 
@@ -146,7 +147,9 @@ def compression(path: Path | str) -> str:
 
 def damage(path: Path | str, error: Exception) -> str:
     """What to say where reading a file broke off."""
-    kind = compression(path)
+    kind = ""
+    with suppress(OSError):  # which may be what it broke off with
+        kind = compression(path)
     told = f"the {kind} data are truncated or damaged" if kind else "it could not be read"
     return f"{told} ({error}); fetch or write the file again"
 

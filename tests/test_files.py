@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from hicra.errors import HicraError, MissingError
-from hicra.files import JsonlError, check_file, check_folder, iter_jsonl, unpacked
+from hicra.files import JsonlError, check_file, check_folder, damage, iter_jsonl, unpacked
 
 ROWS = [{"problem": "caf\u00e9"}, {"problem": "b"}]
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
@@ -37,6 +37,11 @@ def test_how_a_file_starts_tells_its_compression_before_its_name(tmp_path):
     table.write_text("BZhour,step\n1,2\n")  # no bzip2
     with unpacked(table) as stream:
         assert stream.read() == table.read_bytes()
+
+
+def test_what_cannot_be_opened_is_told_as_it_is(tmp_path):
+    told = damage(tmp_path / "gone", PermissionError("not yours"))
+    assert told == "it could not be read (not yours); fetch or write the file again"
 
 
 def test_other_formats_are_refused_by_what_they_are(tmp_path):

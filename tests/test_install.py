@@ -74,7 +74,7 @@ def test_the_wheel_is_small_and_holds_no_run_records(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert "hicra/_data/lexicons/listing1.json" in names
     assert "hicra/py.typed" in names
-    assert not any("records/" in name or name.endswith((".safetensors", ".bz2")) for name in names)
+    assert not any("records/" in name or name.endswith((".safetensors", ".gz", ".bz2")) for name in names)
 
 
 def test_importing_hicra_loads_nothing(light, tmp_path):

@@ -319,7 +319,7 @@ EFFECTS = """
 
 ### What each arm does, {name}
 
-What no claim names, or lacks seeds for one, was looked at and decides nothing.
+What no claim names, or what lacks the seeds of its claim, was looked at and decides nothing.
 
 ![What each arm does to words, planning and length]({name}_effects.png)
 

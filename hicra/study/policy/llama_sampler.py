@@ -294,17 +294,15 @@ class _Network:
         return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.epsilon)
 
     def _attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """One query (b, 1, Hq, D) on keys and values (b, Hk, L, D) so far, as (b, Hk, Hq / Hk, D)."""
-        bias = None if self.bias is None else self.bias[..., : self.column]
-        return self._weigh(queries, keys[:, :, : self.column], values[:, :, : self.column], bias)
+        """One query (b, 1, Hq, D) on keys and values (b, Hk, L, D) so far, as (b, Hk, Hq / Hk, D).
 
-    def _weigh(self, queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
-        """The heads that share a key stand where queries stand, so nothing is repeated."""
+        The heads that share a key stand where queries stand, so nothing is repeated.
+        """
         q = queries.view(len(queries), self.n_keys, -1, self.width)
-        scores = q @ keys.mT * self.width**-0.5  # (b, Hk, Hq / Hk, l)
-        if bias is not None:
-            scores += bias
-        return scores.softmax(-1) @ values
+        scores = q @ keys[:, :, : self.column].mT * self.width**-0.5  # (b, Hk, Hq / Hk, l)
+        if self.bias is not None:
+            scores += self.bias[..., : self.column]
+        return scores.softmax(-1) @ values[:, :, : self.column]
 
 
 class _GraphNetwork(_Network):
@@ -325,6 +323,7 @@ class _GraphNetwork(_Network):
         self.bias[..., self.column :] = -torch.inf
         self.tokens = torch.zeros(len(logits), 1, dtype=torch.long, device=self.device)
         self.columns = torch.tensor([self.column - 1], device=self.device)
+        self.column = self.cache.shape[-2]
         self.replay = None
         return logits
 
@@ -337,9 +336,6 @@ class _GraphNetwork(_Network):
     def _next(self) -> Tensor:
         self.bias.index_fill_(-1, self.columns, 0)
         return self._forward(self.tokens, self.cache, self.columns, self._attend)
-
-    def _attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        return self._weigh(queries, keys, values, self.bias)
 
 
 def recorded(act: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:
