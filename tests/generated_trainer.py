@@ -97,7 +97,7 @@ def train(arm: str, rows: int, iterations: int, name: str, killed_after: int) ->
 
 def configurations() -> dict[str, dict]:
     """Every arm's, of the profiles whose precision a CPU knows, and the warm start's."""
-    supervised = base_models.supervised_settings(get_profile("smollm2"))
+    supervised = base_models.supervised_settings(get_profile("smollm2"), steps=240)
     warm = trl.SFTConfig(str(OUT), use_cpu=not torch.cuda.is_available(), **supervised)
     assert hasattr(warm, "unsloth_num_chunks") == GENERATED  # its class keeps the name of TRL's
     return {"warm start": json.loads(warm.to_json_string())} | {

@@ -99,6 +99,7 @@ class Profile:
     gpu_memory_utilization: ShareInside = 0.5  # of the card's free memory, for vLLM: weights and cache
     # a supervised start on worked solutions, for a model that does not know the answer's format
     warm_start_steps: Whole = 0
+    warm_start_skill: ShareBelowOne = 0.0  # share of them, the first; a made set's strategies then mostly fit
     warm_start_learning_rate: Number = 2e-4
     warm_start_batch: Positive = 16
     # evaluation on held-out problems
@@ -208,6 +209,8 @@ PROFILES = {
         steps=50,
         learning_rate=2e-4,
         warm_start_steps=240,
+        warm_start_skill=0.75,
+        warm_start_batch=8,
         warm_start_learning_rate=1e-3,
         eval_every=25,
         seeds=(0,),

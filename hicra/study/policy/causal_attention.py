@@ -42,6 +42,7 @@ class _Causal(torch.autograd.Function):
     """Causal attention; heads that share a key stand where queries stand, so nothing is repeated."""
 
     @staticmethod
+    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)  # under autocast too
     def forward(ctx, q, k, v, scale):  # (b, Hk, G l, D), (b, Hk, l, D), (b, Hk, l, D)
         n = k.shape[2]
         with products("highest"):
@@ -54,6 +55,7 @@ class _Causal(torch.autograd.Function):
         return y
 
     @staticmethod
+    @torch.amp.custom_bwd(device_type="cpu")
     def backward(ctx, dy):  # (b, Hk, G l, D)
         q, k, v, p = ctx.saved_tensors
         with products("highest"):

@@ -21,7 +21,7 @@ from transformers import (
     set_seed,
 )
 
-from hicra.study.problems.families import Habits
+from hicra.study.problems.families import HABITS, SKILL
 from hicra.study.problems.prompts import worked_pairs
 
 PAD, EOS = "<pad>", "<eos>"
@@ -36,7 +36,6 @@ SHAPE = dict(
     max_position_embeddings=256,
     tie_word_embeddings=True,
 )
-SKILL = Habits(hint=0.1, fit=14.0, slip=0.02)
 
 
 def train_base(
@@ -56,7 +55,7 @@ def train_base(
     Bit for bit the same on the same machine with the same number of threads.
     """
     set_seed(seed)
-    stages = (("skill", skill_steps, SKILL, 1.0), ("base", habit_steps, Habits(), 0.25))
+    stages = (("skill", skill_steps, SKILL, 1.0), ("base", habit_steps, HABITS, 0.25))
     tokenizer = model = None
     for stage, (name, steps, habits, pace) in enumerate(stages):
         pairs = worked_examples(PAIRS_PER_ROW * steps * batch_size, 2 * seed + stage, "families", habits)

@@ -181,6 +181,7 @@ class Habits(NamedTuple):
 
 
 HABITS = Habits()
+SKILL = Habits(hint=0.1, fit=14.0, slip=0.02)  # of solutions to learn from before the habit sets in
 
 
 def program_of(strategy: str, problem: MadeProblem) -> Program:

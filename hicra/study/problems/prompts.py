@@ -87,13 +87,16 @@ def worked_pairs(n: int, seed: int, world: str = "families", *how) -> list[tuple
     return [(p, made.worked_solution(p, rng, *how).text) for p in made.problems(n, seed)]
 
 
-def worked_rows(profile: Profile, n: int) -> list[dict[str, str]]:
+def worked_rows(profile: Profile, n: int, *, skill: bool = False) -> list[dict[str, str]]:
     """`n` training prompts of the profile with worked solutions as completions, for a warm start.
+
+    `skill`: a made set's strategies mostly fit, where by habit few do; other sets have one kind of solution.
 
     Raises HicraError for a problem set without solutions.
     """
     if profile.problem_set in WORLDS:
-        pairs = [(p.problem, text) for p, text in worked_pairs(n, 0, profile.problem_set)]
+        how = (WORLDS[profile.problem_set].skill,) if skill else ()
+        pairs = [(p.problem, text) for p, text in worked_pairs(n, int(skill), profile.problem_set, *how)]
     else:
         solved = [p for p in _split(profile)[0] if p.solution]
         if not solved:

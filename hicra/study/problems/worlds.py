@@ -14,7 +14,8 @@ from hicra.study.problems.families_truth import Failure
 class World(NamedTuple):
     problems: Callable[..., list[MadeProblem]]  # (n, seed, held_out=False)
     is_held_out: Callable[[MadeProblem], bool]
-    worked_solution: Callable  # (problem, rng)
+    worked_solution: Callable  # (problem, rng, habits)
+    skill: families.Habits  # of the solutions that teach it, before those of habit
     explain_failure: Callable[[MadeProblem, str], Failure | None]
     true_spans: Callable[[str], list[Span]]
     choices: Callable[..., dict]  # (problems, completions, right): counts for a step's record
@@ -24,6 +25,7 @@ _FAMILIES = World(
     families.problems,
     families.is_held_out,
     families.worked_solution,
+    families.SKILL,
     families_truth.explain_failure,
     families_truth.true_spans,
     families_truth.choices,
