@@ -5,26 +5,26 @@ STAMP := .venv/installed
 TORCH := $(shell grep '^torch==' requirements/pins.in)
 UV ?= uv
 PROFILE ?= families
-define CHECKS
-$(BIN)/ruff check .
-$(BIN)/ruff format --check .
-$(BIN)/mypy
-endef
 
-.PHONY: study cuda test quick lint lock vllm verl ray gpu experiments figures notebooks soak audit clean
+.PHONY: study cuda test quick types suite lint lock vllm verl ray gpu experiments figures notebooks soak audit clean
 
 study: $(STAMP)
 	$(BIN)/python -m hicra study --profile $(PROFILE)
 
-# The whole suite, which CI runs, two files at a time.
-test: $(STAMP)
-	$(CHECKS)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
-
+# The whole suite, which CI runs, two files at a time; types are checked beside it.
+test: SUITE := -n 2 --dist loadfile --no-loadscope-reorder
 # While working: no training, no notebooks, nothing slow.
-quick: $(STAMP)
-	$(CHECKS)
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
+quick: SUITE := -q -n 2 --dist loadfile -m "not slow"
+test quick: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@$(MAKE) --no-print-directory -j 2 types suite SUITE='$(SUITE)'
+
+types:
+	$(BIN)/mypy
+
+suite:
+	$(BIN)/python -m pytest $(SUITE)
 
 lint: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -8,8 +8,7 @@ from hicra.study.record.run_folder import run_folders
 from hicra.study.verdicts.claims import CONTRADICTED, REPLICATED, UNDECIDED, verdict_counts
 
 
-def test_figures_and_tables_are_those_of_the_records(root, tmp_path, monkeypatch):
-    monkeypatch.setenv("HICRA_CACHE", str(tmp_path / "cache"))  # read them, whatever was kept before
+def test_figures_and_tables_are_those_of_the_records(root, tmp_path):
     data = root / "data/families"
     made = build_gallery(
         data / "records",

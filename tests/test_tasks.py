@@ -104,6 +104,21 @@ def test_a_warm_start_is_on_the_problem_set_s_own_solutions(tmp_path, arithmetic
         worked_rows(arithmetic, 1)
 
 
+def test_a_warm_start_teaches_skill_before_habit():
+    profile, n = get_profile("smollm2"), 400
+    problems = training_tasks(profile, n, seed=1)
+    skilled, habitual = (worked_rows(profile, n, skill=skill) for skill in (True, False))
+    assert [row["prompt"] for row in skilled] == [problem.prompt for problem in problems]
+    assert {row["prompt"] for row in skilled} != {row["prompt"] for row in habitual}
+    hints = [sum("hint" in row["completion"] for row in rows) / n for rows in (skilled, habitual)]
+    assert hints == pytest.approx([0.1, 0.65], abs=0.06)
+    right = [
+        explainer(profile)(problem, row["completion"]) is None
+        for problem, row in zip(problems, skilled, strict=True)
+    ]
+    assert sum(right) / n > 0.45  # the hint alone is right in 0.3 of all problems, and by habit seldom carried out
+
+
 def test_the_fields_of_a_problem_file_can_be_named(tmp_path):
     path, bench = tmp_path / "school.jsonl", tmp_path / "bench.jsonl"
     rows = [{"question": f"What is {i} plus 1?", "final": f"It is more.\n#### {i + 1}"} for i in range(6)]
