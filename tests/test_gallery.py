@@ -77,7 +77,7 @@ def test_the_gallery_repeats_byte_for_byte(records, model, root, built, tmp_path
         assert one.read_bytes() == two.read_bytes(), one.name
     page = (out / "README.md").read_text()
     assert "10 runs of the main world" in page
-    assert "**Of 47 claims: 0 replicated, 0 contradicted, 0 undecided, 47 not tested here.**" in page
+    assert "**Of 54 claims: 0 replicated, 0 contradicted, 0 undecided, 54 not tested here.**" in page
     assert "not a language model" in page
     assert all(f"({name})" in page for name in names if name.endswith((".png", ".pdf", ".csv")))
     parts = ["\n## Figures", "\n## Tables", "\n## Verdicts"]

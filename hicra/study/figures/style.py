@@ -261,7 +261,7 @@ def legend_below(ax: Axes) -> None:
     """The panel's legend in its lower left, in room of its own below the lines."""
     low, high = ax.get_ylim()
     entries = len(ax.get_legend_handles_labels()[1])
-    ax.set_ylim(low - (0.05 + 0.11 * entries) * (high - low), high)
+    ax.set_ylim(low - (0.08 + 0.14 * entries) * (high - low), high)
     ax.legend(loc="lower left")
 
 
