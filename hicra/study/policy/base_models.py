@@ -158,7 +158,7 @@ def supervised_settings(profile: Profile, steps: int) -> dict:
 
 
 def has_bfloat16() -> bool:
-    """Whether the card, or without one the processor, multiplies in bfloat16: a warm start then does, twice as fast."""
+    """Whether the card, or without one the processor, multiplies in bfloat16; a warm start then does too."""
     import torch
 
     if torch.cuda.is_available():
