@@ -10,6 +10,7 @@ from hicra.study.verdicts.claims import CONTRADICTED, REPLICATED, UNDECIDED, ver
 
 
 def test_figures_and_tables_are_those_of_the_records(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("HICRA_CACHE", str(tmp_path / "cache"))  # read them, whatever was kept before
     # PNG and PDF hold the same picture, but compressed by the machine's library: drawing them shows nothing.
     monkeypatch.setattr(style, "METADATA", {"svg": style.METADATA["svg"]})
     data = root / "data/families"

@@ -116,9 +116,7 @@ def test_a_warm_start_teaches_skill_before_habit():
         explainer(profile)(problem, row["completion"]) is None
         for problem, row in zip(problems, skilled, strict=True)
     ]
-    assert (
-        sum(right) / n > 0.45
-    )  # the hint alone is right in 0.3 of all problems, and by habit seldom carried out
+    assert sum(right) / n > 0.45  # by the hint alone it would be 0.3 at most
 
 
 def test_the_fields_of_a_problem_file_can_be_named(tmp_path):
